@@ -1,0 +1,28 @@
+"""Errors that are for people: one line that says what was wrong and what to do about it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class JaxgenError(Exception):
+    """What went wrong and the way out, in one line; the command line prints it without a traceback.
+
+    `exit_code` is 1, a failure (data, files, numbers); `UsageError` has 2, a wrong request.
+    """
+
+    exit_code = 1
+
+
+class UsageError(JaxgenError):
+    """A request that can't be met as it was asked: an unknown name or an impossible value."""
+
+    exit_code = 2
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Builds the error for a name that isn't known, with the nearest ones that are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return UsageError(f"unknown {kind} {name!r}; did you mean {' or '.join(near)}?")
+    return UsageError(f"unknown {kind} {name!r}; known: {', '.join(names)}")
