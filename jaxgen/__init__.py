@@ -1,0 +1,27 @@
+"""The classic deep-learning model families as pure functions in JAX."""
+
+from jaxgen._lazy import exports
+
+_NAMES = {
+    "ConvNet": "jaxgen.models",
+    "FeedForward": "jaxgen.models",
+    "FitResult": "jaxgen.train.fit",
+    "ImageClassification": "jaxgen.tasks",
+    "JaxgenError": "jaxgen.errors",
+    "Regression": "jaxgen.tasks",
+    "TrainState": "jaxgen.train.state",
+    "UsageError": "jaxgen.errors",
+    "fit": "jaxgen.train.fit",
+    "make_eval_step": "jaxgen.train.step",
+    "make_players_step": "jaxgen.train.players",
+    "make_train_step": "jaxgen.train.step",
+    "repeat": "jaxgen.train.step",
+}
+
+__version__ = "0.1.0"
+__all__ = sorted([*_NAMES, "__version__"])
+__getattr__ = exports(__name__, _NAMES)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,141 @@
+"""The ways to get and apply a gradient: dense, and by the rows of big tables that a batch touches."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxgen.train.context import Batch, Params
+
+Objective = Callable[[Params, Batch], tuple[Array, Any]]
+GradientMethod = Callable[[Objective, Params, Batch], tuple[Any, Any]]
+
+
+@struct.dataclass
+class RowGradient:
+    """The gradient of a table with respect to some of its rows; a row that occurs twice counts twice."""
+
+    indices: Int[Array, " touched"]
+    rows: Float[Array, "touched width"]
+
+
+def is_row_gradient(node: Any) -> bool:
+    """Tells row gradients apart from arrays when a tree of gradients is mapped over."""
+    return isinstance(node, RowGradient)
+
+
+def dense(objective: Objective, params: Params, batch: Batch) -> tuple[Any, Any]:
+    """Differentiates with respect to every parameter; returns (gradients, the objective's extra output)."""
+    return jax.grad(objective, has_aux=True)(params, batch)
+
+
+def rows(select: Callable[[Batch], Mapping[str, Int[Array, " touched"]]]) -> GradientMethod:
+    """Makes the gradient with respect to the rows of big tables that a batch touches.
+
+    Args:
+        select: names the rows: table name (a top-level entry of the parameters) to int32 indices [touched],
+            repeats allowed. The loss sees the gathered rows [touched, width] in the table's place.
+
+    The optimiser must be a `RowOptimizer` over the same tables.
+    """
+
+    def gradient(objective: Objective, params: Params, batch: Batch) -> tuple[Any, Any]:
+        indices = select(batch)
+        gathered = {**params, **{name: params[name][touched] for name, touched in indices.items()}}
+        gradients, auxiliary = jax.grad(objective, has_aux=True)(gathered, batch)
+        by_row = {name: RowGradient(touched, gradients[name]) for name, touched in indices.items()}
+        return {**gradients, **by_row}, auxiliary
+
+    return gradient
+
+
+class RowUpdate(Protocol):
+    """How the rows of one table change: `init(table)` and `update(table, state, gradient)`."""
+
+    def init(self, table: Array) -> Any:
+        """Makes the table's optimiser state."""
+        ...
+
+    def update(self, table: Array, state: Any, gradient: RowGradient) -> tuple[Array, Any]:
+        """Returns the table with its touched rows changed, and the new state."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowSGD:
+    """Plain gradient descent on rows; equal to dense SGD, since a row's repeats are added up."""
+
+    learning_rate: float
+
+    def init(self, table: Array) -> Any:
+        """Needs no state."""
+        return ()
+
+    def update(self, table: Array, state: Any, gradient: RowGradient) -> tuple[Array, Any]:
+        """Scatters the scaled gradients back."""
+        return table.at[gradient.indices].add(-self.learning_rate * gradient.rows), state
+
+
+@dataclass(frozen=True)
+class RowOptimizer:
+    """An optimiser that changes only the touched rows of some tables, and the rest through Optax.
+
+    Attributes:
+        tables: table name (a top-level entry of the parameters) to the way its rows change.
+        rest: the Optax transformation for everything else.
+    """
+
+    tables: Mapping[str, RowUpdate]
+    rest: optax.GradientTransformation
+
+    def _split(self, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
+        tables = {name: params[name] for name in self.tables}
+        return tables, {name: value for name, value in params.items() if name not in self.tables}
+
+    def init(self, params: Params) -> Any:
+        """Makes the state: a dict with `tables` and `rest`."""
+        tables, rest = self._split(params)
+        return {
+            "tables": {name: self.tables[name].init(table) for name, table in tables.items()},
+            "rest": self.rest.init(rest),
+        }
+
+    def apply(
+        self, gradients: Any, opt_state: Any, params: Params, finite: Bool[Array, ""]
+    ) -> tuple[Params, Any]:
+        """Returns the new parameters and optimiser state.
+
+        Where the objective was not finite the row gradients are zeroed: choosing between the table before
+        and after would cost a pass over both.
+        """
+        tables, rest = self._split(params)
+        table_gradients, rest_gradients = self._split(gradients)
+        new_rest, rest_state = apply_gradients(self.rest, rest_gradients, opt_state["rest"], rest, finite)
+        new_tables, table_states = {}, {}
+        for name, table in tables.items():
+            gradient = table_gradients[name]
+            gradient = gradient.replace(rows=jnp.where(finite, gradient.rows, 0))
+            new_tables[name], table_states[name] = self.tables[name].update(
+                table, opt_state["tables"][name], gradient
+            )
+        return {**new_rest, **new_tables}, {"tables": table_states, "rest": rest_state}
+
+
+def apply_gradients(
+    optimizer: Any, gradients: Any, opt_state: Any, params: Params, finite: Bool[Array, ""]
+) -> tuple[Params, Any]:
+    """Takes the optimiser's step, or leaves everything as it was where the objective was not finite."""
+    if isinstance(optimizer, RowOptimizer):
+        return optimizer.apply(gradients, opt_state, params, finite)
+    updates, new_opt_state = optimizer.update(gradients, opt_state, params)
+    return keep_if(finite, (optax.apply_updates(params, updates), new_opt_state), (params, opt_state))
+
+
+def keep_if(finite: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """Chooses the new tree where `finite` holds, else the old one."""
+    return jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, old)

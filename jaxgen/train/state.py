@@ -1,0 +1,67 @@
+"""The train state: everything that a step changes, and all that a checkpoint must hold of it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Int, Key
+
+
+@struct.dataclass
+class TrainState:
+    """A pytree of everything that training changes.
+
+    Attributes:
+        step: int32 scalar, the number of steps taken.
+        params: the model's parameters, plain arrays; a dict by part for adversarial training.
+        opt_state: the optimiser's state; a dict by player for adversarial training.
+        model_state: batch statistics and the like, the same on every device.
+        carry: recurrent state of each stream, batch on axis 0; `()` when unused.
+        ema_params: moving average of `params`, or None.
+        rng: typed PRNG key, never advanced: the key of a step is `fold_in(rng, step)`.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    model_state: Any
+    carry: Any
+    ema_params: Any
+    rng: Key[Array, ""]
+
+    @classmethod
+    def create(
+        cls, task: Any, optimizer: Any, rng: Key[Array, ""], example: Any, *, ema: bool = False
+    ) -> "TrainState":
+        """Makes the first state of a task.
+
+        Args:
+            task: what is trained; see `jaxgen.tasks.Task`.
+            optimizer: an Optax transformation, a `RowOptimizer`, or `Players`: anything with `init(params)`.
+            rng: typed key; the parameters and the steps' keys are derived from it.
+            example: a batch, or a tree of `jax.ShapeDtypeStruct` like one; only shapes and dtypes are used.
+            ema: whether to keep a moving average of the parameters.
+        """
+        init_rng, step_rng = jax.random.split(rng)
+        params, model_state = task.init(init_rng, example)
+        batch_size = jax.tree.leaves(example)[0].shape[0]
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=optimizer.init(params),
+            model_state=model_state,
+            carry=task.initial_carry(batch_size),
+            # A copy, never an alias: an array that is donated twice is an error.
+            ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+            rng=step_rng,
+        )
+
+    def evaluation_params(self) -> Any:
+        """Gives the parameters to evaluate and export with: the moving average where there is one."""
+        return self.params if self.ema_params is None else self.ema_params
+
+
+def count_parameters(params: Any) -> int:
+    """Counts the scalars in a tree of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,24 @@
+"""Every test runs on the CPU, split into eight devices, with jaxgen's array annotations checked."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("jaxgen", "beartype.beartype")
+
+_SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The prepared real data sets kept beside the checkout."""
+    directory = Path(os.environ.get("JAXGEN_SHARED_DATA", _SHARED_DATA))
+    if not directory.is_dir():
+        pytest.skip(f"no prepared data at {directory}; set JAXGEN_SHARED_DATA")
+    return directory
