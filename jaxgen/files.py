@@ -1,0 +1,99 @@
+"""Files of a run directory: JSON that is there whole or not at all, and metrics a line at a time."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from jaxgen.errors import JaxgenError
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes a JSON file that a reader, or a crash, sees either as it was or complete.
+
+    Raises:
+        JaxgenError: `value` is no JSON, the disk is full, or the file can't be written.
+    """
+    try:
+        text = json.dumps(value, indent=2)
+    except (TypeError, ValueError) as error:
+        raise JaxgenError(f"could not write {path}: {error}") from error
+    _replace(Path(path), text + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        JaxgenError: the file is missing, can't be read or is no JSON; names the file.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise JaxgenError(f"there is no {path}") from error
+    except OSError as error:
+        raise JaxgenError(f"could not read {path}: {error.strerror}") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise JaxgenError(f"{path} is damaged, it is no JSON: {error}") from error
+
+
+def append_line(file: TextIO, record: dict[str, Any]) -> None:
+    """Appends one JSON object to an open JSONL file, and hands it to the operating system at once.
+
+    Raises:
+        JaxgenError: the disk is full, or the file can't be written.
+    """
+    try:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+    except OSError as error:
+        raise JaxgenError(f"could not write {file.name}: {error.strerror}; make room there") from error
+
+
+def truncate_after(path: str | os.PathLike[str], step: int) -> None:
+    """Drops the lines of a JSONL file that a run resumed at `step` will write again.
+
+    Lines whose "step" is greater go, and a last line that was cut off by a crash; lines without "step"
+    stay. A missing file stays missing.
+
+    Raises:
+        JaxgenError: the file can't be read or written, or a line other than the last is no JSON object.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise JaxgenError(f"could not read {path}: {error.strerror}") from error
+    # A line that lacks its newline was cut off, even where what is left of it happens to be JSON ("12" of 123).
+    *lines, _ = content.split(b"\n")
+    kept = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            keep = not isinstance(record.get("step"), int | float) or record["step"] <= step
+        except (ValueError, AttributeError) as error:
+            if number == len(lines):
+                continue  # pages reach the disk in any order: a crash can leave zeros before the last newline
+            raise JaxgenError(f"{path} is damaged: line {number} is no JSON object") from error
+        if keep:
+            kept.append(line + b"\n")
+    if b"".join(kept) != content:
+        _replace(path, b"".join(kept).decode())
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replaces a file's content by way of a temporary file in its directory, synced to disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise JaxgenError(f"could not write {path}: {error.strerror}") from error

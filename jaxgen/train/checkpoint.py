@@ -1,0 +1,432 @@
+"""Checkpoints: the train state and everything beside it, saved while training goes on, in one atomic piece.
+
+    RUN/checkpoints/1200/               there only once it is complete: Orbax renames it into place
+        state/                          the arrays, by Orbax: a nested dict by path
+        meta/meta.json                  format version, `extra`, metrics, shapes and dtypes
+        files.json                      size and SHA-256 of each file above
+
+`Checkpoints` stands on Orbax's AsyncCheckpointer rather than its CheckpointManager, which fails on creation
+when one old checkpoint's metrics are damaged, silently skips a save when a newer (damaged) step is there, and
+whose `check_for_errors` misses the failure of a save that ended in the background.
+"""
+
+import contextlib
+import errno
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxgen.errors import JaxgenError
+from jaxgen.files import read_json
+from jaxgen.train import integrity
+
+FORMAT_VERSION = 1
+
+_META = "meta/meta.json"
+_TEMPORARY = ".orbax-checkpoint-tmp"
+
+
+class _Quiet(logging.Filter):
+    """Drops Orbax's log lines: warnings that are harmless here, and failures that are raised as well."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno > logging.ERROR or "orbax" not in Path(record.pathname).parts
+
+
+logging.getLogger("absl").addFilter(_Quiet())
+
+
+class Checkpoints:
+    """The checkpoints in a directory: saved in the background, the last ones and the best one kept.
+
+    Every process of a `jax.distributed` job makes one and calls the same methods in the same order. As a
+    context manager it waits for a save in flight on exit, and raises if that failed.
+
+    Args:
+        directory: where they lie, `RUN/checkpoints`; made if it isn't there.
+        keep: how many of the last ones are kept.
+        best_metric: name in `metrics` by which the best one is told, which is kept too; None keeps no best.
+        best_mode: whether the smallest ("min") or the largest ("max") value is the best; the earliest of
+            equals wins, NaN never does.
+        read_only: for evaluation; nothing is made or written, and the directory may be another run's that is
+            still training.
+
+    Raises:
+        JaxgenError: the directory can't be written (or, with `read_only`, isn't there).
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int = 2,
+        best_metric: str | None = None,
+        best_mode: Literal["min", "max"] = "min",
+        read_only: bool = False,
+    ) -> None:
+        if keep < 1:
+            raise JaxgenError(f"keep is {keep}; at least 1 checkpoint must be kept")
+        if best_mode not in ("min", "max"):
+            raise JaxgenError(f"best_mode is {best_mode!r}; it must be 'min' or 'max'")
+        self.directory = Path(directory).absolute()
+        self._keep, self._best_metric, self._best_mode = keep, best_metric, best_mode
+        self._read_only = read_only
+        self._checkpointer: ocp.AsyncCheckpointer | None = None
+        self._saving: threading.Thread | None = None
+        self._writing = 0
+        self._failure: JaxgenError | None = None
+        self._damaged: set[int] = set()
+        if read_only:
+            if not self.directory.is_dir():
+                raise JaxgenError(f"there is no directory of checkpoints {directory}")
+            return
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.directory).close()
+        except OSError as error:
+            reason = f"can't write checkpoints to {directory}: {error.strerror}"
+            raise JaxgenError(f"{reason}; name another --workdir") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except JaxgenError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))  # what is under way already matters more, but nothing is swallowed
+
+    def save(
+        self, step: int, state: Any, extra: Mapping[str, Any], metrics: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Saves a checkpoint in the background.
+
+        Returns as soon as the state has been copied to the host; its buffers may be donated then. Waits for
+        an earlier save that is still being written.
+
+        Args:
+            step: the number of steps taken; greater than that of any checkpoint that is there.
+            state: any pytree of arrays. What isn't a `jax.Array` is saved as `jnp.array` makes it.
+            extra: JSON saved with the state in the same piece (the data iterator's state, the config).
+            metrics: name to value; `best_metric` is looked up here.
+
+        Returns:
+            False if a checkpoint of this step is there already, which is left as it is.
+
+        Raises:
+            JaxgenError: this save can't be started, or an earlier one has failed.
+        """
+        self.wait()
+        if self._read_only:
+            raise JaxgenError(f"the checkpoints in {self.directory} were opened for reading only")
+        newest = max(set(self.steps()) - self._damaged, default=-1)
+        if newest == step:
+            return False
+        if newest > step:
+            raise JaxgenError(
+                f"can't save step {step}: {self.directory} has step {newest} already; name another --workdir"
+            )
+        leaves = _named_leaves(state)
+        meta = {
+            "format_version": FORMAT_VERSION,
+            "step": step,
+            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+            "extra": dict(extra),
+            "state": {
+                name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for name, leaf in leaves.items()
+            },
+        }
+        try:
+            meta = json.loads(json.dumps(meta))  # a copy: it is written later, when `extra` may have changed
+        except (TypeError, ValueError) as error:
+            raise JaxgenError(f"what is saved beside the state of step {step} is no JSON: {error}") from error
+        self._start(step, leaves, meta)
+        return True
+
+    def check(self) -> None:
+        """Raises JaxgenError if the save in the background has failed; costs next to nothing."""
+        if self._saving is not None and not self._saving.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until the save in the background is complete; raises JaxgenError if it failed."""
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Waits for the save in the background and lets go of Orbax; raises JaxgenError if the save failed."""
+        try:
+            self.wait()
+        finally:
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+                self._checkpointer = None
+
+    def steps(self) -> list[int]:
+        """Gives the steps of all complete checkpoints, in order. They may have been damaged since."""
+        try:
+            return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+        except FileNotFoundError:
+            return []
+
+    def latest_step(self) -> int | None:
+        """Gives the step of the newest checkpoint, or None."""
+        return max(self.steps(), default=None)
+
+    def best_step(self) -> int | None:
+        """Gives the step whose `best_metric` is the best of those kept, or None."""
+        scores = []
+        for step in self.steps():
+            meta = self._readable_meta(step)
+            value = (meta or {}).get("metrics", {}).get(self._best_metric, math.nan)
+            if not math.isnan(value):
+                scores.append((value if self._best_mode == "min" else -value, step))
+        return min(scores)[1] if scores else None
+
+    def metadata(self, step: int | None = None) -> dict[str, Any]:
+        """Reads what is saved beside the arrays; needs neither devices nor a mesh.
+
+        Args:
+            step: which checkpoint; by default the newest whose metadata is intact.
+
+        Returns:
+            "format_version", "step", "extra", "metrics", and "state": path to {"shape", "dtype"}.
+
+        Raises:
+            JaxgenError: there is no such checkpoint, it is damaged, or a newer jaxgen wrote it.
+        """
+        steps = reversed(self.steps()) if step is None else [step]
+        for candidate in steps:
+            meta = self._readable_meta(candidate)
+            if meta is not None:
+                return _checked_version(meta, self.directory / str(candidate))
+        raise self._nothing_to_read(step, "its metadata can't be read")
+
+    def restore(
+        self, abstract_state: Any, step: int | None = None, *, on_fallback: Callable[[str], None]
+    ) -> tuple[Any, dict[str, Any], int]:
+        """Restores a checkpoint onto the devices that the target names, however many it was saved from.
+
+        Args:
+            abstract_state: a tree of `jax.ShapeDtypeStruct` (or arrays) like the one saved; its containers
+                are those of the result. A leaf without a sharding goes to the default device.
+            step: which checkpoint; by default the newest that is intact.
+            on_fallback: called with one line when damaged checkpoints are passed over.
+
+        Returns:
+            The state bit for bit as it was saved, `extra`, and the step.
+
+        Raises:
+            JaxgenError: none is intact, a newer jaxgen wrote it, or the state is of another model.
+        """
+        self.wait()
+        damage: dict[int, str] = {}
+        for candidate in reversed(self.steps()) if step is None else [step]:
+            reason = integrity.damage(self.directory / str(candidate))
+            if reason is None:
+                break
+            damage[candidate] = reason
+        else:
+            raise self._nothing_to_read(step, "; ".join(f"step {s}: {why}" for s, why in damage.items()))
+        meta = _checked_version(self._readable_meta(candidate) or {}, self.directory / str(candidate))
+        state = self._read_state(candidate, meta["state"], abstract_state)
+        if damage:
+            self._damaged |= damage.keys()
+            bad = ", ".join(f"of step {s} ({why})" for s, why in damage.items())
+            on_fallback(f"damaged checkpoint {bad} in {self.directory}: using that of step {candidate}")
+        return state, meta["extra"], candidate
+
+    def _start(self, step: int, leaves: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Hands a checkpoint to Orbax and starts the thread that waits for it."""
+        items: dict[str, Any] = {"meta": ocp.args.JsonSave(meta)}
+        # Orbax refuses arrays without elements, and trees without arrays; there is nothing to save of them.
+        arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}
+        if arrays:
+            items["state"] = ocp.args.PyTreeSave(arrays)
+        try:
+            if self._checkpointer is None:
+                self._checkpointer = _make_checkpointer(self._write_manifest)
+                self._remove(self.directory.glob(f"*{_TEMPORARY}*"))  # left by a process that was killed
+            self._remove(self.directory / str(step) for step in self._damaged)
+            self._damaged.clear()
+            self._writing = step
+            self._checkpointer.save(self.directory / str(step), args=ocp.args.Composite(**items))
+        except Exception as error:
+            raise self._failed(step, error) from error
+        self._saving = threading.Thread(target=self._finish, args=(step,), name=f"checkpoint-{step}")
+        self._saving.start()
+
+    def _write_manifest(self) -> None:
+        """Called by Orbax in its thread, on one process, when all is written and not yet renamed into place."""
+        temporary = next(self.directory.glob(f"{self._writing}{_TEMPORARY}*"), None)
+        integrity.write_manifest(temporary or self.directory / str(self._writing))
+
+    def _finish(self, step: int) -> None:
+        """Waits for Orbax, in a thread, then removes the checkpoints that are no longer kept."""
+        try:
+            assert self._checkpointer is not None
+            self._checkpointer.wait_until_finished()
+            kept = {*self.steps()[-self._keep :], self.best_step()}
+            self._remove(self.directory / str(old) for old in self.steps() if old not in kept)
+        except BaseException as error:  # whatever it was, the caller's thread must hear of it
+            self._failure = self._failed(step, error)
+
+    def _failed(self, step: int, error: BaseException) -> JaxgenError:
+        """Makes the error for a failed save, and gives the room that it took on the disk back."""
+        with contextlib.suppress(OSError):
+            self._remove(self.directory.glob(f"{step}{_TEMPORARY}*"))
+        steps = self.steps()
+        way_out = f"resumes from step {steps[-1]}" if steps else "starts again"
+        failure = JaxgenError(
+            f"could not save checkpoint of step {step} in {self.directory}: {_reason(error)}; "
+            f"when that is mended, the same command {way_out}"
+        )
+        failure.__cause__ = error
+        return failure
+
+    def _remove(self, directories: Iterable[Path]) -> None:
+        """Removes directories, on one process for all."""
+        if jax.process_index() == 0:
+            for directory in directories:
+                shutil.rmtree(directory)
+
+    def _read_state(self, step: int, saved: dict[str, Any], abstract_state: Any) -> Any:
+        """Reads the arrays of an intact checkpoint into the target's containers."""
+        directory = self.directory / str(step)
+        wanted = _named_leaves(abstract_state)
+        _refuse_other_model(saved, wanted, directory)
+        default = jnp.zeros(()).sharding
+        targets = {
+            name: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or default
+            )
+            for name, leaf in wanted.items()
+        }
+        stored = {name: target for name, target in targets.items() if target.size}
+        leaves = {
+            name: jax.device_put(np.zeros(target.shape, target.dtype), target.sharding)
+            for name, target in targets.items()
+            if not target.size
+        }
+        if stored:
+            args = ocp.args.PyTreeRestore(
+                stored, restore_args=ocp.checkpoint_utils.construct_restore_args(stored)
+            )
+            reader = _make_checkpointer()
+            try:
+                leaves |= reader.restore(directory, args=ocp.args.Composite(state=args))["state"]
+            except Exception as error:
+                # The files are as they were written, so this is no damage that an older checkpoint would mend.
+                raise JaxgenError(f"could not restore {directory}: {_reason(error)}") from error
+            finally:
+                reader.close()
+        # Orbax spells the sharding of typed keys in its own way, which would retrace a jitted step.
+        ordered = [jax.device_put(leaves[name], targets[name].sharding) for name in wanted]
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), ordered)
+
+    def _readable_meta(self, step: int) -> dict[str, Any] | None:
+        """Reads a checkpoint's JSON, or gives None where it is damaged or gone."""
+        directory = self.directory / str(step)
+        if integrity.damage_here(directory, only=_META) is not None:
+            return None
+        try:
+            return read_json(directory / _META)
+        except JaxgenError:  # removed in between by the run that is training
+            return None
+
+    def _nothing_to_read(self, step: int | None, damage: str) -> JaxgenError:
+        """Makes the error for a checkpoint that isn't there, or is damaged."""
+        steps = ", ".join(map(str, self.steps())) or "none"
+        if step is None:
+            return JaxgenError(f"no checkpoint in {self.directory} can be read: {damage or 'there is none'}")
+        if step not in self.steps():
+            return JaxgenError(f"no checkpoint of step {step} in {self.directory}; there are: {steps}")
+        return JaxgenError(
+            f"the checkpoint of step {step} in {self.directory} is damaged: {damage}; there are: {steps}"
+        )
+
+
+def _make_checkpointer(on_written: Callable[[], None] | None = None) -> ocp.AsyncCheckpointer:
+    """Makes Orbax's checkpointer for the two items of a checkpoint."""
+    handler = ocp.CompositeCheckpointHandler(
+        state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler(Path(_META).name)
+    )
+    options = ocp.options.AsyncOptions(post_finalization_callback=on_written)
+    return ocp.AsyncCheckpointer(handler, async_options=options)
+
+
+def _named_leaves(tree: Any) -> dict[str, Any]:
+    """Gives a tree's leaves by path ("params/Dense_0/kernel"), whatever its containers are.
+
+    Orbax is given this flat dict, not the tree: containers, None and `()` then come from the target alone and
+    can't be changed by a round trip.
+    """
+    leaves = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "value"
+        if name in leaves:
+            raise JaxgenError(f"two leaves of the state are both called {name}; rename one")
+        # A copy, because the caller may change a NumPy array while it is being written.
+        leaves[name] = leaf if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else jnp.array(leaf)
+    return leaves
+
+
+def _refuse_other_model(saved: dict[str, Any], wanted: dict[str, Any], directory: Path) -> None:
+    """Raises JaxgenError listing the paths where the checkpoint and the target differ."""
+    was = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in saved.items()}
+    now = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
+    differing = [
+        f"{name}: saved {was.get(name, 'nothing')}, wanted {now.get(name, 'nothing')}"
+        for name in sorted(was.keys() | now.keys())
+        if was.get(name) != now.get(name)
+    ]
+    if differing:
+        more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
+        raise JaxgenError(
+            f"{directory} holds another model's state ({'; '.join(differing[:5])}{more}); "
+            "use the configuration that it was trained with, or another --workdir"
+        )
+
+
+def _checked_version(meta: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Passes on a checkpoint's metadata, unless its format is newer than this code."""
+    version = meta["format_version"]
+    if version > FORMAT_VERSION:
+        raise JaxgenError(
+            f"{directory} was written by a newer jaxgen (format {version}, this one reads up to "
+            f"{FORMAT_VERSION}); upgrade jaxgen"
+        )
+    return meta
+
+
+def _reason(error: BaseException) -> str:
+    """Puts an error in a few words: Orbax's and TensorStore's can be pages long."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error)
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+        if os.strerror(code) in text:
+            return os.strerror(code)
+    first_line = text.strip().partition("\n")[0][:200]
+    return first_line or type(error).__name__
