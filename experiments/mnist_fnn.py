@@ -1,0 +1,61 @@
+"""The feed-forward net that every course begins with: 784-128-10 on MNIST.
+
+    python -m experiments.mnist_fnn                 # Adam 1e-3, batch 64, 10 epochs, pixels to [-1, 1]
+    python -m experiments.mnist_fnn --data digits   # scikit-learn's digits: no network needed
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxgen.experiment import Experiment, TrainConfig
+from jaxgen.models import FeedForward
+from jaxgen.run import main
+from jaxgen.tasks import ImageClassification
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """A feed-forward net on images."""
+
+    data: str = "mnist"
+    """The data set: mnist, digits (no network), fashion_mnist, or any tfds image-classification set."""
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    """What is minimised: cross-entropy, or mean squared error on one-hot targets."""
+    label_smoothing: float = 0.0
+    """Part of each label that is spread evenly over all classes."""
+    widths: tuple[int, ...] = (128,)
+    """Widths of the hidden layers."""
+    activation: str = "relu"
+    """Activation of the hidden layers."""
+    dropout: float = 0.0
+    """Part of the activations that is dropped in training."""
+    batch_norm: bool = False
+    """Normalise the hidden layers over the batch."""
+
+
+def make_task(config: Config, train) -> ImageClassification:
+    model = FeedForward(
+        widths=config.widths,
+        num_classes=train.num_classes,
+        activation=config.activation,
+        dropout=config.dropout,
+        batch_norm=config.batch_norm,
+    )
+    return ImageClassification(
+        model, config.loss, config.label_smoothing, pixel_range=(-1.0, 1.0), class_names=train.class_names
+    )
+
+
+EXPERIMENT = Experiment(
+    name="mnist_fnn",
+    config=Config,
+    task=make_task,
+    summary="Feed-forward net 784-128-10",
+    data="MNIST",
+    time="",
+    reference="",
+    smoke={"data": "digits"},
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

@@ -1,0 +1,92 @@
+"""Configuration: dataclasses to JSON and back by name, so that a run is rebuilt from its `config.json` alone."""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxgen.errors import JaxgenError, unknown
+
+# The packages whose exported dataclasses may be named in a config.json.
+_NAMESPACES = ("jaxgen.models", "jaxgen.tasks", "jaxgen.optim")
+# Fields that Flax adds to every module.
+_FLAX_FIELDS = ("parent", "name")
+
+
+def describe(value: Any) -> Any:
+    """Turns a dataclass, such as a task with its model, into JSON values: `{"kind": CLASS, field: value, ...}`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value).__name__
+        described: dict[str, Any] = {"kind": kind if _find(kind) is type(value) else _qualified(type(value))}
+        for field in dataclasses.fields(value):
+            if field.name not in _FLAX_FIELDS or "Module" not in {
+                base.__name__ for base in type(value).__mro__
+            }:
+                described[field.name] = describe(getattr(value, field.name))
+        return described
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [describe(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return repr(value)
+
+
+def rebuild(described: Any) -> Any:
+    """Makes the dataclass that `describe` described.
+
+    Raises:
+        JaxgenError: for a class that jaxgen doesn't export (a user's own), or fields that it doesn't have.
+    """
+    if isinstance(described, list):
+        return tuple(rebuild(item) for item in described)
+    if not isinstance(described, Mapping):
+        return described
+    if "kind" not in described:
+        return {key: rebuild(item) for key, item in described.items()}
+    kind = described["kind"]
+    found = _find(kind)
+    if found is None and ":" in kind:
+        raise JaxgenError(f"the run uses {kind}, which is not part of jaxgen: evaluate it from your own code")
+    if found is None:
+        raise unknown("class in the run's config.json", kind, _exported())
+    fields = {key: rebuild(item) for key, item in described.items() if key != "kind"}
+    extra = fields.keys() - {field.name for field in dataclasses.fields(found)}
+    if extra:
+        raise JaxgenError(
+            f"the run's config.json has fields that {kind} doesn't know: {', '.join(sorted(extra))}"
+        )
+    return found(**fields)
+
+
+def differences(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """Lists where two described values differ, as `path: before -> after`."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        found = []
+        for key in sorted({*before, *after}):
+            found += differences(before.get(key), after.get(key), f"{prefix}.{key}" if prefix else key)
+        return found
+    return [] if before == after else [f"{prefix}: {before!r} -> {after!r}"]
+
+
+def _find(kind: str) -> Any:
+    for namespace in _NAMESPACES:
+        found = getattr(importlib.import_module(namespace), kind, None)
+        if dataclasses.is_dataclass(found):
+            return found
+    return None
+
+
+def _exported() -> list[str]:
+    modules = [importlib.import_module(namespace) for namespace in _NAMESPACES]
+    return [
+        name for module in modules for name in dir(module) if dataclasses.is_dataclass(getattr(module, name))
+    ]
+
+
+def _qualified(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"

@@ -1,0 +1,146 @@
+"""Experiments: what one is made of, the options that all share, and how its options become a run's parts."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxgen.errors import UsageError
+from jaxgen.optim import OptimizerConfig, Schedule
+
+# Where --learning-rate isn't given: what is usual for the optimiser, by its Optax name.
+_LEARNING_RATES = {
+    "sgd": 0.1,
+    "momentum": 0.02,
+    "adagrad": 0.02,
+    "adadelta": 1.0,
+    "lion": 1e-4,
+    "sm3": 0.1,
+    "rprop": 1e-3,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The options that every experiment has; each gives them its own defaults."""
+
+    data: str
+    """The data set: an embedded one (digits, diabetes) or a tfds name."""
+    data_dir: Path | None = None
+    """Where prepared sets lie. By default TFDS_DATA_DIR, or tfds's own directory."""
+    workdir: Path | None = None
+    """The run directory; one that holds this run is gone on with. By default runs/EXPERIMENT/DATE-TIME."""
+    epochs: int = 10
+    """Length of the run, in passes over the training split."""
+    steps: int | None = None
+    """Length of the run in steps, instead of epochs."""
+    batch_size: int = 64
+    """Examples a step, over all devices."""
+    seed: int = 0
+    """Seed of the parameters, the order of the examples, and all other randomness."""
+    optimizer: str = "adam"
+    """Any Optax optimiser by its Optax name (adam, adamw, sgd, lion, ...), or momentum."""
+    learning_rate: float | None = None
+    """Peak learning rate. By default what is usual for the optimiser: 1e-3; sgd 0.1, momentum 0.02, lion 1e-4."""
+    schedule: str = "constant"
+    """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises from 0 to its peak."""
+    weight_decay: float = 0.0
+    """Decay of weights (not of biases and scales), for optimisers that have it, else added."""
+    clip_norm: float | None = None
+    """Clip gradients to this global norm."""
+    ema_decay: float | None = None
+    """Keep a moving average of the parameters with this decay, and evaluate with it."""
+    accumulate: int = 1
+    """Microbatches a step, for batches that don't fit in memory at once."""
+    validation_fraction: float = 0.0
+    """Part of the training split, from its end, that is held out for validation."""
+    until_converged: bool = False
+    """Stop when the validation loss no longer falls, and take the best state; holds out a tenth if nothing is."""
+    patience: int = 3
+    """With --until-converged: evaluations without a better validation loss before the run stops."""
+    report_every: int | None = None
+    """Steps between reports of training figures. By default ten an epoch, and at least every 100 steps."""
+    evaluate_every: int | None = None
+    """Steps between evaluations. By default an epoch."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints. By default as often as evaluations."""
+    keep: int = 2
+    """How many of the last checkpoints to keep; the one with the best validation loss stays as well."""
+    steps_per_call: int | None = None
+    """Steps in one call of the device, where the data lies there. By default as often as reports."""
+    input: Literal["auto", "device", "host"] = "auto"
+    """Where batches are made: on the device if the set is small (auto), or by Grain's threads on the host."""
+    smoke: bool = False
+    """A trial run of a few steps on data that needs no network."""
+    debug: bool = False
+    """Show tracebacks instead of one-line errors."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One runnable experiment.
+
+    Attributes:
+        name: the module's name in `experiments`.
+        config: its options, a subclass of `TrainConfig`.
+        task: makes the task from the options and the training source.
+        summary: what it trains, in one line.
+        data: on what.
+        time: how long it takes, and on what machine.
+        reference: the figure it reaches.
+        smoke: options that make a trial run of it.
+        image_size: (height, width) that images are resized to; None leaves them as they are.
+        baselines: simple rivals' figures on the test split, from (train, test) arrays.
+    """
+
+    name: str
+    config: type[TrainConfig]
+    task: Callable[[Any, Any], Any]
+    summary: str
+    data: str
+    time: str
+    reference: str
+    smoke: Mapping[str, Any] = field(default_factory=dict)
+    image_size: tuple[int, int] | None = None
+    baselines: Callable[[Any, Any], dict[str, float]] | None = None
+
+
+def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
+    """Makes the optimiser's configuration from an experiment's options; `horizon` is the run's length in steps."""
+    learning_rate = config.learning_rate
+    if learning_rate is None:
+        learning_rate = _LEARNING_RATES.get(config.optimizer, 1e-3)
+    schedule = Schedule(
+        name=config.schedule,
+        learning_rate=learning_rate,
+        warmup_steps=config.warmup_steps,
+        horizon=None if config.schedule == "constant" else horizon,
+    )
+    return OptimizerConfig(
+        name=config.optimizer, schedule=schedule, weight_decay=config.weight_decay, clip_norm=config.clip_norm
+    )
+
+
+def smoke_config(experiment: Experiment, config: TrainConfig) -> TrainConfig:
+    """Shortens a run to a trial: few steps, embedded data."""
+    return dataclasses.replace(config, **{"steps": 20, "report_every": 5, **experiment.smoke})
+
+
+def training_split(config: TrainConfig, split: str = "train") -> tuple[str, str | None]:
+    """Gives the splits, in tfds notation, to train on and to validate on.
+
+    Raises:
+        UsageError: for a fraction that leaves nothing on one side.
+    """
+    fraction = config.validation_fraction
+    if config.until_converged and fraction == 0:
+        fraction = 0.1
+    if fraction == 0:
+        return split, None
+    percent = round(100 * (1 - fraction))
+    if not 0 < percent < 100:
+        raise UsageError(f"--validation-fraction must lie between 0.01 and 0.99, not {fraction}")
+    return f"{split}[:{percent}%]", f"{split}[{percent}%:]"

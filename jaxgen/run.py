@@ -1,0 +1,166 @@
+"""`run`: carries an experiment through, from the command line to a run directory with figures and plots."""
+
+import datetime
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jaxgen.errors import JaxgenError, UsageError
+from jaxgen.experiment import Experiment, TrainConfig, optimizer_config, smoke_config, training_split
+from jaxgen.run_directory import RunDirectory
+
+
+def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs an experiment from the command line, and exits: 0 done, 1 failure, 2 usage, 128 + a signal's number."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+
+    def action() -> None:
+        import tyro
+
+        name = f"python -m experiments.{experiment.name}"
+        config = tyro.cli(experiment.config, args=arguments, prog=name, description=experiment.summary)
+        run(experiment, config)
+
+    guard(action, debug="--debug" in arguments)
+
+
+def guard(action: Callable[[], None], debug: bool) -> NoReturn:
+    """Carries out an action and exits, with one line for the person in place of a traceback."""
+    from jaxgen.train.loop import Interrupted
+
+    try:
+        action()
+    except JaxgenError as error:
+        if debug:
+            raise
+        _fail(str(error), error.exit_code)
+    except Interrupted as stop:
+        _fail(str(stop), 128 + stop.signal_number)
+    except KeyboardInterrupt:
+        _fail("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)
+
+
+def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
+    """Runs an experiment: trains or goes on training, evaluates, plots, and prints the figures.
+
+    Raises:
+        JaxgenError: with one line that says what is wrong and what to do.
+        Interrupted: after SIGINT or SIGTERM, when the state is saved.
+    """
+    from jaxgen import parallel
+    from jaxgen.saved_run import draw_plots
+    from jaxgen.train.loop import Interrupted
+
+    if config.smoke:
+        config = smoke_config(experiment, config)
+    directory = RunDirectory(config.workdir or _new_directory(experiment.name))
+    directory.make()
+    _say(f"run directory: {directory.path}")
+    parallel.initialize()
+    splits = _load_splits(experiment, config)
+    task = experiment.task(config, splits["train"])
+    try:
+        result = _fit(experiment, config, task, splits, directory)
+    except Interrupted as stop:
+        _say(f"saved at step {stop.step}; go on with: {_command_to_resume(directory)}")
+        raise
+    if not result.finished_before:
+        test = splits.get("test", splits["train"])
+        if experiment.baselines is not None:
+            directory.finish({**result.figures, **experiment.baselines(splits["train"].arrays(), test.arrays())})
+        draw_plots(directory, task, result.state, test)
+    report(directory)
+    return directory
+
+
+def report(directory: RunDirectory) -> None:
+    """Prints what a run has left, and as the last line its figures."""
+    from jaxgen.train.hooks import format_figures
+
+    plots = sorted(directory.plots.glob("*.png"))
+    if plots:
+        _say(f"plots: {directory.plots}/ ({', '.join(plot.stem for plot in plots)})")
+    _say(f"run directory: {directory.path}")
+    _say("  ".join(format_figures(directory.result() or {})))
+
+
+def _fit(experiment: Experiment, config: TrainConfig, task: Any, splits: dict[str, Any], directory: RunDirectory) -> Any:
+    from jaxgen.config import describe
+    from jaxgen.train.fit import fit
+
+    steps_per_epoch = -(-len(splits["train"]) // max(1, config.batch_size))
+    steps = config.steps if config.steps is not None else config.epochs * steps_per_epoch
+    optimizer = optimizer_config(config, _horizon(directory, steps))
+    return fit(
+        task,
+        splits["train"],
+        optimizer.build(),
+        steps=steps,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+        patience=config.patience if config.until_converged else None,
+        accumulate=config.accumulate,
+        ema_decay=config.ema_decay,
+        workdir=directory.path,
+        record={"experiment": experiment.name, "optimizer": describe(optimizer)},
+        report_every=config.report_every,
+        evaluate_every=config.evaluate_every,
+        checkpoint_every=config.checkpoint_every,
+        keep=config.keep,
+        steps_per_call=config.steps_per_call,
+        resident=None if config.input == "auto" else config.input == "device",
+    )
+
+
+def _horizon(directory: RunDirectory, steps: int) -> int:
+    """Gives the length that schedules are laid out for: that which the run began with, however it is prolonged."""
+    if not directory.config_path.exists():
+        return steps
+    recorded = (directory.config().get("optimizer") or {}).get("schedule", {}).get("horizon")
+    return recorded or steps
+
+
+def _load_splits(experiment: Experiment, config: TrainConfig) -> dict[str, Any]:
+    from jaxgen.data.sources import load
+
+    if config.epochs < 1 or (config.steps is not None and config.steps < 1):
+        raise UsageError("--epochs and --steps must be at least 1")
+    train, validation = training_split(config)
+    wanted = {"train": train, "validation": validation, "test": "test"}
+    return {
+        name: load(config.data, split, data_dir=config.data_dir, image_size=experiment.image_size)
+        for name, split in wanted.items()
+        if split is not None
+    }
+
+
+def _new_directory(name: str) -> Path:
+    now = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    path = Path("runs", name, now)
+    return path if not path.exists() else path.with_name(f"{now}-{os.getpid()}")
+
+
+def _command_to_resume(directory: RunDirectory) -> str:
+    arguments = list(directory.config()["arguments"])
+    if not any(argument.startswith("--workdir") for argument in arguments):
+        arguments += ["--workdir", str(directory.path)]
+    return shlex.join(["python", "-m", f"experiments.{directory.config()['experiment']}", *arguments])
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"jaxgen: {message}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)

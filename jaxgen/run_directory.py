@@ -1,0 +1,149 @@
+"""The run directory: everything that a run leaves behind, and all that `jaxgen evaluate` and `plot` need."""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxgen.config import differences
+from jaxgen.errors import JaxgenError, UsageError
+from jaxgen.files import read_json, write_json
+
+FORMAT_VERSION = 1
+# What must be equal for a run to go on. Of the rest only the length may change, and only upwards.
+_FIXED = ("experiment", "task", "data", "optimizer", "training")
+_PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain")
+
+
+class RunDirectory:
+    """Paths of a run directory, its `config.json`, and its `result.json`."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.result_path = self.path / "result.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.plots = self.path / "plots"
+
+    def config(self) -> dict[str, Any]:
+        """Reads `config.json`.
+
+        Raises:
+            JaxgenError: where there is none, it can't be read, or a newer jaxgen wrote it.
+        """
+        if not self.config_path.is_file():
+            raise UsageError(f"{self.path} is no run directory: it has no config.json")
+        config = read_json(self.config_path)
+        version = config.get("format_version") if isinstance(config, dict) else None
+        if not isinstance(version, int):
+            raise JaxgenError(f"{self.config_path} is not a run's configuration: it has no format_version")
+        if version > FORMAT_VERSION:
+            raise JaxgenError(
+                f"{self.path} was written by a newer jaxgen (format {version}, this one reads up to "
+                f"{FORMAT_VERSION}): update jaxgen"
+            )
+        return config
+
+    def result(self) -> dict[str, Any] | None:
+        """Reads `result.json`, or gives None for a run that hasn't finished."""
+        return read_json(self.result_path) if self.result_path.is_file() else None
+
+    def make(self) -> None:
+        """Makes the directory, if it isn't there.
+
+        Raises:
+            JaxgenError: where it can't be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
+        except OSError as error:
+            raise JaxgenError(
+                f"can't write the run directory {self.path}: {error.strerror}; choose another with --workdir"
+            ) from error
+
+    def finish(self, figures: Mapping[str, Any]) -> None:
+        """Writes `result.json`, the mark of a finished run."""
+        write_json(self.result_path, figures)
+
+    def begin(self, record: Mapping[str, Any], steps: int) -> None:
+        """Writes `config.json`, or checks that the run in the directory is this one.
+
+        Args:
+            record: what describes the run.
+            steps: its length; may only grow.
+
+        Raises:
+            UsageError: where the directory holds another run, naming the fields that differ.
+            JaxgenError: where it can't be written.
+        """
+        if self.config_path.exists():
+            self._check_same(record, steps)
+            if steps == self.config()["steps"]:
+                return
+            self.result_path.unlink(missing_ok=True)
+            write_json(self.config_path, {**self.config(), "steps": steps})
+            return
+        self.make()
+        write_json(self.config_path, {**record, **_surroundings(), "steps": steps})
+
+    def _check_same(self, record: Mapping[str, Any], steps: int) -> None:
+        before = self.config()
+        if before.get("experiment") != record.get("experiment"):
+            raise UsageError(
+                f"{self.path} holds a run of {before.get('experiment')}, not of {record.get('experiment')}; "
+                "choose another --workdir"
+            )
+        found = [line for name in _FIXED for line in differences(before.get(name), record.get(name), name)]
+        if found:
+            raise UsageError(
+                f"{self.path} holds a run with another configuration ({'; '.join(found)}); "
+                "give the same options to go on, or another --workdir"
+            )
+        if steps < before["steps"]:
+            raise UsageError(
+                f"{self.path} holds a run of {before['steps']} steps: it can be made longer, not cut to {steps}"
+            )
+
+
+def _surroundings() -> dict[str, Any]:
+    """Tells where a run was made: what bit-for-bit equality rests on."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "format_version": FORMAT_VERSION,
+        "device_count": jax.device_count(),
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "process_count": jax.process_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "git_commit": _git_commit(),
+        "arguments": sys.argv[1:],
+    }
+
+
+def _git_commit() -> str | None:
+    """Gives the commit of the checkout that jaxgen is run from, or None when it is installed."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

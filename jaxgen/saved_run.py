@@ -1,0 +1,131 @@
+"""A saved run, opened again: evaluated and plotted from its directory alone, without its experiment."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxgen.config import rebuild
+from jaxgen.data.sources import Source, load
+from jaxgen.errors import JaxgenError, UsageError
+from jaxgen.files import read_lines
+from jaxgen.parallel import make_mesh
+from jaxgen.run_directory import RunDirectory
+from jaxgen.train.checkpoint import Checkpoints
+from jaxgen.train.evaluate import Evaluator, predict_split
+from jaxgen.train.state import TrainState
+
+
+class SavedRun:
+    """A run directory with its task, data and trained state, each made when it is first asked for.
+
+    Args:
+        path: the run directory.
+        data_dir: where prepared sets lie, as for `jaxgen.data.load`.
+
+    Raises:
+        JaxgenError: where the directory holds no run.
+    """
+
+    def __init__(self, path: Path | str, data_dir: Path | None = None) -> None:
+        self.directory = RunDirectory(path)
+        self.config = self.directory.config()
+        self._data_dir = data_dir
+
+    @cached_property
+    def task(self) -> Any:
+        """The task, with its model."""
+        return rebuild(self.config["task"])
+
+    def source(self, split: str) -> Source:
+        """Loads one of the run's splits: `train`, `validation` or `test`."""
+        data = self.config["data"]
+        if split not in data["splits"]:
+            raise UsageError(f"the run has no split {split!r}; it has {', '.join(data['splits'])}")
+        return load(data["name"], data["splits"][split], data_dir=self._data_dir, image_size=data["image_size"])
+
+    @cached_property
+    def state(self) -> TrainState:
+        """The trained state, for evaluation: without the optimiser's part.
+
+        It is that of the best validation loss where the run has a validation split, else the last one.
+        """
+        example = self.source(self.default_split).gather([0])
+        params, model_state = jax.eval_shape(self.task.init, jax.random.key(0), example)
+        target = {"params": params, "model_state": model_state}
+        if self.config["training"]["ema_decay"] is not None:
+            target["ema_params"] = params
+        monitor = "validation/loss" if "validation" in self.config["data"]["splits"] else None
+        with Checkpoints(self.directory.checkpoints, best_metric=monitor, read_only=True) as checkpoints:
+            step = checkpoints.best_step() if monitor else None
+            restored, _, step = checkpoints.restore(target, step, on_fallback=_say, partial=True)
+        return TrainState(
+            step=jax.numpy.int32(step),
+            opt_state=(),
+            carry=(),
+            rng=jax.random.key(0),
+            **{"ema_params": None, **restored},
+        )
+
+    @property
+    def default_split(self) -> str:
+        """The split to show: `test`, or what there is."""
+        return "test" if "test" in self.config["data"]["splits"] else "train"
+
+    def evaluate(self, splits: tuple[str, ...] = ()) -> dict[str, float]:
+        """Gives the figures of the trained state; by default on all splits but the training one."""
+        available = self.config["data"]["splits"]
+        splits = splits or tuple(name for name in available if name != "train") or ("train",)
+        sources = {name: self.source(name) for name in splits}
+        return Evaluator(self.task, sources, make_mesh())(self.state, splits)
+
+    def plot(self) -> list[Path]:
+        """Draws all plots again."""
+        return draw_plots(self.directory, self.task, self.state, self.source(self.default_split))
+
+    def history(self) -> list[dict[str, float]]:
+        """Reads the figures that were written during the run."""
+        return read_lines(self.directory.metrics_path)
+
+
+def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: Source) -> list[Path]:
+    """Draws a run's curves and its task's plots of a split into `plots/`, and gives the files."""
+    from jaxgen import plots
+
+    figures = {"curves": plots.curves(read_lines(directory.metrics_path))}
+    if hasattr(task, "plots"):
+        predictions = predict_split(task, state, source)
+        params = jax.device_get(state.evaluation_params())
+        figures.update(task.plots(params, source.arrays(), predictions))
+    return plots.save(figures, directory.plots)
+
+
+def compare(paths: list[Path]) -> tuple[list[str], list[list[str]], Any]:
+    """Sets runs side by side.
+
+    Returns:
+        The header and rows of a table, and a figure of all curves.
+
+    Raises:
+        JaxgenError: where a directory holds no run.
+    """
+    from jaxgen import plots
+    from jaxgen.train.hooks import format_value
+
+    runs = [SavedRun(path) for path in paths]
+    results = [run.directory.result() or {} for run in runs]
+    if not any(results):
+        raise JaxgenError("none of these runs has finished: there is nothing to compare yet")
+    names = list(dict.fromkeys(name for result in results for name in result))
+    header = ["run", *names]
+    rows = [
+        [str(path), *(format_value(name, result[name]) if name in result else "-" for name in names)]
+        for path, result in zip(paths, results, strict=True)
+    ]
+    figure = plots.compare_curves({str(path): run.history() for path, run in zip(paths, runs, strict=True)})
+    return header, rows, figure
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201

@@ -1,0 +1,70 @@
+"""What every task has in common: the protocol, and how a model is applied inside a loss."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Key
+
+from jaxgen.metrics import Mean
+from jaxgen.train.context import Batch, Context, Outputs, Params, Term
+
+
+class Task(Protocol):
+    """A problem to optimise: a frozen dataclass around a model, known by its class name.
+
+    A task that can show its results has `predict` and `plots` as well; see `ImageClassification`.
+    """
+
+    def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
+        """Makes (params, model_state) from the shapes and dtypes of a batch."""
+        ...
+
+    def initial_carry(self, batch_size: int) -> Any:
+        """Makes the recurrent state that a stream starts with, batch on axis 0; `()` without one."""
+        ...
+
+    def loss(
+        self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
+    ) -> tuple[Mapping[str, Mean | Term], Outputs]:
+        """Computes the terms to minimise, and the metrics; see `jaxgen.train.context.Loss`."""
+        ...
+
+
+def init_model(
+    model: nn.Module, rng: Key[Array, ""], inputs: jax.ShapeDtypeStruct | Array
+) -> tuple[Params, Any]:
+    """Makes (params, model_state) of a module from its inputs' shape and dtype, in one compiled call."""
+    inputs = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
+    variables = jax.jit(lambda rng: model.lazy_init(rng, inputs))(rng)
+    model_state, params = _split(variables)
+    return params, model_state
+
+
+def apply_model(
+    model: nn.Module, params: Params, model_state: Any, inputs: Array, context: Context
+) -> tuple[Array, Any]:
+    """Applies a module inside a loss, as the context says: training or not, on a mapped axis or not.
+
+    Returns:
+        (outputs, new model state).
+    """
+    variables = {"params": params, **model_state}
+    if not context.train:
+        return model.apply(variables, inputs), model_state
+    # A module that normalises over the batch must know the axis that it is mapped over.
+    if context.axis_name is not None and hasattr(model, "axis_name"):
+        model = model.clone(axis_name=context.axis_name)
+    outputs, new_model_state = model.apply(
+        variables,
+        inputs,
+        train=True,
+        rngs={"dropout": context.block_rng()},
+        mutable=list(model_state),
+    )
+    return outputs, dict(new_model_state)
+
+
+def _split(variables: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    return {name: tree for name, tree in variables.items() if name != "params"}, variables["params"]

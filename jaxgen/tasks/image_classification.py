@@ -1,0 +1,110 @@
+"""Image classification: cross-entropy or mean squared error over classes, accuracy and calibration."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Shaped
+
+from jaxgen import losses, metrics
+from jaxgen.metrics import Mean, Metric
+from jaxgen.tasks.base import apply_model, init_model
+from jaxgen.train.context import Batch, Context, Outputs, Params
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class ImageClassification:
+    """Classifies images: `image` [batch, height, width, channels], `label` int32 [batch], `weight` [batch].
+
+    Attributes:
+        model: a module from images to logits [batch, classes].
+        objective: `cross_entropy`, or `mse`: mean squared error of the outputs against one-hot targets.
+        label_smoothing: part of each label that is spread evenly over all classes.
+        pixel_range: what the byte values 0 and 255 become; images that are floats already are left alone.
+        class_names: names for plots and tables; numbers when empty.
+    """
+
+    model: nn.Module
+    objective: Literal["cross_entropy", "mse"] = "cross_entropy"
+    label_smoothing: float = 0.0
+    pixel_range: tuple[float, float] = (-1.0, 1.0)
+    class_names: tuple[str, ...] = ()
+
+    def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
+        """Makes the model's parameters and state for images of the example's shape."""
+        images = example["image"]
+        return init_model(self.model, rng, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32))
+
+    def initial_carry(self, batch_size: int) -> tuple[()]:
+        """Has no recurrent state."""
+        return ()
+
+    def loss(
+        self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
+    ) -> tuple[dict[str, Mean], Outputs]:
+        """Gives the objective as one term, and the accuracy; in evaluation also top-5 and calibration."""
+        labels, weights = batch["label"], batch.get("weight")
+        outputs, model_state = apply_model(
+            self.model, params, model_state, self.scale(batch["image"]), context
+        )
+        reported: dict[str, Metric] = {"accuracy": metrics.accuracy(outputs, labels, weights)}
+        if not context.train:
+            if outputs.shape[-1] > 5:
+                reported["top_5_accuracy"] = metrics.top_k_accuracy(outputs, labels, 5, weights)
+            if self.objective == "cross_entropy":
+                reported["calibration_error"] = metrics.calibration_error(outputs, labels, weights)
+        return {self.objective: self._term(outputs, labels, weights)}, Outputs(reported, model_state, carry)
+
+    def _term(self, outputs: Array, labels: Array, weights: Array | None) -> Mean:
+        if self.objective == "cross_entropy":
+            return losses.cross_entropy(outputs, labels, weights, self.label_smoothing)
+        num_classes = outputs.shape[-1]
+        targets = jax.nn.one_hot(labels, num_classes)
+        targets = (1 - self.label_smoothing) * targets + self.label_smoothing / num_classes
+        return losses.mean_squared_error(outputs, targets, weights)
+
+    def scale(self, images: Shaped[Array, "..."]) -> Float[Array, "..."]:
+        """Maps bytes to floats in `pixel_range`."""
+        if images.dtype != jnp.uint8:
+            return images.astype(jnp.float32)
+        low, high = self.pixel_range
+        return images.astype(jnp.float32) * ((high - low) / 255) + low
+
+    def predict(self, params: Params, model_state: Any, batch: Batch) -> dict[str, Array]:
+        """Gives `probabilities` [batch, classes] and `prediction` int32 [batch].
+
+        Trained with mean squared error the outputs are clipped and normalised, so that they add up to one.
+        """
+        outputs = self.model.apply({"params": params, **model_state}, self.scale(batch["image"]))
+        if self.objective == "cross_entropy":
+            probabilities = jax.nn.softmax(outputs)
+        else:
+            clipped = jnp.clip(outputs, 1e-6, None)
+            probabilities = clipped / clipped.sum(-1, keepdims=True)
+        return {"probabilities": probabilities, "prediction": outputs.argmax(-1).astype(jnp.int32)}
+
+    def plots(
+        self, params: Params, examples: dict[str, Any], predictions: dict[str, Any]
+    ) -> "dict[str, Figure]":
+        """Draws the confusion matrix, the worst mistakes, and the first layer's filters.
+
+        Args:
+            params: the trained parameters.
+            examples: a split as NumPy arrays, `image` and `label`.
+            predictions: what `predict` gave for it.
+        """
+        from jaxgen import plots
+
+        images, labels = examples["image"], examples["label"]
+        names = self.class_names or tuple(str(c) for c in range(predictions["probabilities"].shape[-1]))
+        figures = {
+            "confusion_matrix": plots.confusion_matrix(labels, predictions["prediction"], names),
+            "mistakes": plots.worst_mistakes(images, labels, predictions["probabilities"], names),
+        }
+        filters = plots.first_layer_filters(params, images.shape[1:])
+        return figures if filters is None else {**figures, "filters": filters}

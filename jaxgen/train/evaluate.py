@@ -1,0 +1,96 @@
+"""Evaluation: every example of a split once, whatever the batch size and the number of devices."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxgen.data.pipeline import evaluation_batches
+from jaxgen.data.sources import Source
+from jaxgen.metrics import Metric
+from jaxgen.parallel import put_batch
+from jaxgen.tasks.base import Task
+from jaxgen.train.context import add_metrics
+from jaxgen.train.state import TrainState
+from jaxgen.train.step import make_eval_step
+
+BATCH_SIZE = 256
+_RESIDENT_BYTES = 2**30
+
+
+class Evaluator:
+    """Gives a state's figures on named splits; small splits stay on the device between evaluations."""
+
+    def __init__(
+        self, task: Task, splits: Mapping[str, Source], mesh: Mesh, batch_size: int = BATCH_SIZE
+    ) -> None:
+        self._task, self._splits, self._mesh = task, splits, mesh
+        self._batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._resident: dict[str, list[Any]] = {}
+        self._step = jax.jit(make_eval_step(task.loss))
+
+    def __call__(self, state: TrainState, splits: tuple[str, ...]) -> dict[str, float]:
+        """Evaluates the moving average of the parameters where there is one, else the parameters.
+
+        Returns:
+            `SPLIT/NAME` to the figure over the whole split, in the order of `splits`.
+        """
+        figures = {}
+        for split in splits:
+            carry = self._task.initial_carry(self._batch_size)
+            sums = []
+            for batch in self._batches(split):
+                metrics, carry = self._step(state, carry, batch)
+                sums.append(metrics)
+            figures.update(read_metrics(sums, split))
+        return figures
+
+    def _batches(self, split: str) -> Iterator[Any]:
+        if split in self._resident:
+            yield from self._resident[split]
+            return
+        kept: list[Any] | None = []
+        size = 0
+        for batch in evaluation_batches(
+            self._splits[split],
+            self._batch_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ):
+            size += sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
+            placed = put_batch(batch, self._mesh)
+            kept = [*kept, placed] if kept is not None and size < _RESIDENT_BYTES else None
+            yield placed
+        if kept is not None:
+            self._resident[split] = kept
+
+
+def read_metrics(sums: list[Mapping[str, Metric]], prefix: str) -> dict[str, float]:
+    """Reads device metrics, adds them up, and computes the figures, named `prefix/name`. Waits for the device."""
+    total = add_up(sums)
+    return {f"{prefix}/{name}": float(metric.compute()) for name, metric in total.items()}
+
+
+def add_up(sums: list[Mapping[str, Metric]]) -> dict[str, Metric]:
+    """Reads a list of device metrics in one go and adds them up on the host."""
+    read = [dict(metrics) for metrics in jax.device_get(sums)]
+    total = read[0]
+    for metrics in read[1:]:
+        total = add_metrics(total, metrics)
+    return total
+
+
+def predict_split(
+    task: Any, state: TrainState, source: Source, batch_size: int = BATCH_SIZE
+) -> dict[str, np.ndarray]:
+    """Gives the task's predictions for every example of a split, in order, as NumPy arrays."""
+    predict = jax.jit(task.predict)
+    params = state.evaluation_params()
+    parts = []
+    for batch in evaluation_batches(source, batch_size):
+        predictions = jax.device_get(predict(params, state.model_state, batch))
+        real = int(np.sum(batch["weight"] > 0))
+        parts.append({name: values[:real] for name, values in predictions.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

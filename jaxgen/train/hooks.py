@@ -1,0 +1,165 @@
+"""Hooks: what looks on while the loop runs, and the loop's own reports, which are hooks too."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from jaxgen.files import append_line, truncate_after
+from jaxgen.train.state import TrainState
+
+
+class Hook:
+    """Watches a run; override what you need. Figures are floats named `SPLIT/NAME`."""
+
+    def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        """Is called once, before the first step of this process."""
+
+    def on_progress(self, step: int) -> None:
+        """Is called after each call of the device, whose work may still be under way."""
+
+    def on_report(self, step: int, figures: dict[str, float]) -> None:
+        """Is called with the training figures averaged since the last report, a call late."""
+
+    def on_evaluation(self, step: int, figures: dict[str, float], state: TrainState) -> None:
+        """Is called with the figures of the evaluated splits; the state is donated right after, copy what you keep."""
+
+    def on_message(self, text: str) -> None:
+        """Is called with a line for the person who watches."""
+
+    def on_end(self) -> None:
+        """Is called once at the end, also after an error."""
+
+
+class MetricsFile(Hook):
+    """Writes `metrics.jsonl`: one JSON object a line, with its `step`. A resumed run drops what it will redo."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: TextIO | None = None
+
+    def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        truncate_after(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
+
+    def on_report(self, step: int, figures: dict[str, float]) -> None:
+        assert self._file is not None
+        append_line(self._file, {"step": step, **figures})
+
+    def on_evaluation(self, step: int, figures: dict[str, float], state: TrainState) -> None:
+        self.on_report(step, figures)
+
+    def on_end(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class TensorBoard(Hook):
+    """Writes the same figures as TensorBoard event files."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._writer: Any = None
+
+    def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(self._directory), purge_step=step + 1 if step else None)
+
+    def on_report(self, step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+
+    def on_evaluation(self, step: int, figures: dict[str, float], state: TrainState) -> None:
+        self.on_report(step, figures)
+
+    def on_end(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class Progress(Hook):
+    """Shows step, epoch, loss, throughput and time left: a bar on a terminal, plain lines elsewhere."""
+
+    SECONDS_BETWEEN_LINES = 10.0
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._bar: Any = None
+        self._latest: dict[str, float] = {}
+        self._last_line = -float("inf")
+
+    def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        self._steps, self._steps_per_epoch = steps, steps_per_epoch
+        if not self._stream.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"))
+        self._bar = Bar(*columns, console=Console(file=self._stream), refresh_per_second=8)
+        self._bar.start()
+        self._task = self._bar.add_task("", total=steps, completed=step, text="compiling")
+
+    def on_progress(self, step: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def on_report(self, step: int, figures: dict[str, float]) -> None:
+        self._latest = figures
+        if self._bar is not None:
+            self._bar.update(self._task, text=self._describe(step))
+        elif time.monotonic() - self._last_line >= self.SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.on_message(f"step {step}/{self._steps}  {self._describe(step)}")
+
+    def on_evaluation(self, step: int, figures: dict[str, float], state: TrainState) -> None:
+        epoch = step / self._steps_per_epoch
+        shown = {name: value for name, value in figures.items() if not name.endswith("top_5_accuracy")}
+        self.on_message(f"epoch {epoch:.4g}  step {step}  " + "  ".join(format_figures(shown)))
+
+    def on_message(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def on_end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _describe(self, step: int) -> str:
+        parts = [f"epoch {step / self._steps_per_epoch:.2f}"]
+        parts += [
+            f"{name} {self._latest[f'train/{name}']:.4f}"
+            for name in ("loss",)
+            if f"train/{name}" in self._latest
+        ]
+        rate = self._latest.get("train/steps_per_second")
+        if rate:
+            parts.append(f"{self._latest['train/examples_per_second']:,.0f} examples/s")
+            parts.append(f"ETA {format_seconds((self._steps - step) / rate)}")
+        return "  ".join(parts)
+
+
+def format_figures(figures: Mapping[str, Any]) -> list[str]:
+    """Writes each figure as `name value`."""
+    return [f"{name} {format_value(name, value)}" for name, value in figures.items()]
+
+
+def format_value(name: str, value: Any) -> str:
+    """Writes a figure as people read it: accuracies in percent, counts whole, the rest with four digits."""
+    if name.endswith("accuracy"):
+        return f"{100 * value:.2f} %"
+    if isinstance(value, float) and abs(value) < 1000:
+        return f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
+
+
+def format_seconds(seconds: float) -> str:
+    """Writes a duration as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,272 @@
+"""The one loop: it drives a compiled step to its end, and never stops the device between steps.
+
+Metrics are read a call late, when the next call is under way. Only an evaluation and a checkpoint wait.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxgen.errors import JaxgenError
+from jaxgen.train.evaluate import add_up
+from jaxgen.train.feed import HostFeed, ResidentFeed, Run
+from jaxgen.train.hooks import Hook
+from jaxgen.train.state import TrainState
+
+
+class Interrupted(Exception):
+    """A signal stopped the run; what was done is saved.
+
+    Attributes:
+        signal_number: the signal; a process that ends by it has the exit code 128 + signal_number.
+        step: the number of steps done.
+    """
+
+    def __init__(self, signal_number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}")
+        self.signal_number, self.step = signal_number, step
+
+
+class DivergedError(JaxgenError):
+    """The objective turned NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """When the loop stops, and when it looks up from its work; all in steps.
+
+    Attributes:
+        steps: the length of the run.
+        batch_size: examples a step, for the throughput.
+        report_every: steps between reports of the training figures.
+        evaluate_every: steps between evaluations.
+        checkpoint_every: steps between checkpoints; one is made at the end in any case.
+        splits: the splits that are evaluated during the run.
+        monitor: the figure that decides which checkpoint is best, lower is better; None when there is none.
+        patience: stop after this many evaluations without a better `monitor`; None to go on to the end.
+    """
+
+    steps: int
+    batch_size: int
+    report_every: int
+    evaluate_every: int
+    checkpoint_every: int
+    splits: tuple[str, ...] = ()
+    monitor: str | None = None
+    patience: int | None = None
+
+
+@dataclass
+class Tally:
+    """What a run has to show beside its state; saved with it, so that a resumed run goes on counting.
+
+    Attributes:
+        seconds: wall-clock time of the loop so far.
+        measured_steps: steps whose time was measured, without compilation, evaluations and checkpoints.
+        measured_seconds: the time that these took.
+        best: the best value of the monitored figure.
+        evaluations_since_best: evaluations that brought no better one.
+        converged: whether patience has ended the run.
+    """
+
+    seconds: float = 0.0
+    measured_steps: int = 0
+    measured_seconds: float = 0.0
+    best: float | None = None
+    evaluations_since_best: int = 0
+    converged: bool = False
+
+    def note(self, value: float, patience: int | None) -> None:
+        """Takes a value of the monitored figure into account."""
+        if self.best is None or value < self.best:
+            self.best, self.evaluations_since_best = value, 0
+        else:
+            self.evaluations_since_best += 1
+        self.converged = patience is not None and self.evaluations_since_best >= patience
+
+
+class Loop:
+    """Drives a run from the state's step to `settings.steps`.
+
+    Args:
+        state: where to start; its buffers are donated.
+        step_number: the number of steps that the state has taken.
+        run: the compiled step, see `jaxgen.train.feed`.
+        feed: where the batches come from.
+        evaluate: figures of a state on some splits.
+        save: `save(step, state, metrics, tally)`, or None where nothing is kept.
+        check_save: raises what an earlier save in the background has met.
+        hooks: what looks on.
+        tally: that of the run so far.
+    """
+
+    def __init__(
+        self,
+        settings: LoopSettings,
+        state: TrainState,
+        step_number: int,
+        run: Run,
+        feed: ResidentFeed | HostFeed,
+        evaluate: Callable[[TrainState, tuple[str, ...]], dict[str, float]],
+        save: Callable[[int, TrainState, Mapping[str, float], Tally], None] | None,
+        check_save: Callable[[], None] | None,
+        hooks: Sequence[Hook],
+        tally: Tally,
+    ) -> None:
+        self.settings, self.state, self.position, self.tally = settings, state, step_number, tally
+        self._run, self._feed, self._evaluate, self._hooks = run, feed, evaluate, hooks
+        self._save, self._check_save = save, check_save
+        self._window: list[Any] = []
+        self._late: tuple[int, list[Any]] | None = None
+        self._mark: tuple[float, int] | None = None
+        self._saved_at = -1
+
+    def __call__(self) -> TrainState:
+        """Runs to the end; raises `Interrupted` after a signal, `DivergedError` at a bad objective."""
+        started, before = time.perf_counter(), self.tally.seconds
+        with _caught_signals() as caught:
+            while self.position < self.settings.steps and not self.tally.converged:
+                self._advance()
+                self.tally.seconds = before + time.perf_counter() - started
+                if caught:
+                    self._look_up(saving=True)
+                    raise Interrupted(caught[0], self.position)
+        self._look_up(saving=self._saved_at != self.position)
+        return self.state
+
+    def _advance(self) -> None:
+        """Takes the steps of one call, and does what falls due after them."""
+        settings = self.settings
+        every = (settings.report_every, settings.evaluate_every, settings.checkpoint_every)
+        boundary = min(settings.steps, *(self.position // n * n + n for n in every))
+        count = min(boundary - self.position, self._feed.steps_per_call)
+        self.state, metrics = self._run(self.state, self.position, count)
+        self.position += count
+        self._window.append(metrics)
+        self._deliver()
+        if self._check_save is not None:
+            self._check_save()
+        for hook in self._hooks:
+            hook.on_progress(self.position)
+        _, evaluation_due, checkpoint_due = due = [
+            self.position % n == 0 or self.position == settings.steps for n in every
+        ]
+        if any(due):
+            self._late, self._window = (self.position, self._window), []
+        figures: dict[str, float] = {}
+        if evaluation_due and settings.splits:
+            self._look_up()
+            figures = self._evaluate_now()
+        if checkpoint_due or self.tally.converged:
+            self._look_up(saving=True, figures=figures)
+
+    def _deliver(self) -> None:
+        """Reads the report that fell due a call ago, and gives it to the hooks."""
+        if self._late is None:
+            return
+        (step, window), self._late = self._late, None
+        total = add_up(window)
+        self._raise_if_diverged(total)
+        figures = {f"train/{name}": float(metric.compute()) for name, metric in total.items()}
+        now = time.perf_counter()
+        if self._mark is not None and step > self._mark[1]:
+            seconds, steps = now - self._mark[0], step - self._mark[1]
+            self.tally.measured_seconds += seconds
+            self.tally.measured_steps += steps
+            figures["train/steps_per_second"] = steps / seconds
+            figures["train/examples_per_second"] = steps * self.settings.batch_size / seconds
+        self._mark = (now, step)
+        for hook in self._hooks:
+            hook.on_report(step, figures)
+
+    def _look_up(self, saving: bool = False, figures: Mapping[str, float] | None = None) -> None:
+        """Waits for the device, reads what is outstanding, and saves if asked."""
+        self._deliver()
+        if self._window:
+            self._late, self._window = (self.position, self._window), []
+            self._deliver()
+        if saving and self._save is not None and self._saved_at != self.position:
+            self._save(self.position, self.state, figures or {}, self.tally)
+            self._saved_at = self.position
+        self._mark = None if self._mark is None else (time.perf_counter(), self.position)
+
+    def _evaluate_now(self) -> dict[str, float]:
+        figures = self._evaluate(self.state, self.settings.splits)
+        if self.settings.monitor is not None:
+            self.tally.note(figures[self.settings.monitor], self.settings.patience)
+        for hook in self._hooks:
+            hook.on_evaluation(self.position, figures, self.state)
+        self._mark = None if self._mark is None else (time.perf_counter(), self.position)
+        return figures
+
+    def _raise_if_diverged(self, total: Mapping[str, Any]) -> None:
+        bad = [b for name in total if name.endswith("loss") if (b := _first_bad(total[name])) is not None]
+        if bad:
+            raise DivergedError(diagnose(self.state, min(bad), self._feed.batch_at))
+
+
+def _first_bad(metric: Any) -> int | None:
+    return metric.first_bad_step() if hasattr(metric, "first_bad_step") else None
+
+
+def diagnose(state: TrainState, step: int, batch_at: Callable[[int], Mapping[str, np.ndarray]]) -> str:
+    """Says in one line what went bad first; a bad step leaves the parameters as they were before it.
+
+    Args:
+        state: the state after the bad step.
+        step: the number of steps before it.
+        batch_at: reads the batch of a step.
+    """
+    head = f"the loss turned NaN or infinite at step {step + 1}"
+    for earlier in (step - 1, step):
+        for name, values in batch_at(earlier).items() if earlier >= 0 else ():
+            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+                rows = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
+                where = f"{rows} of the {len(values)} examples in the batch of step {earlier + 1}"
+                return f"{head}: {name!r} is not finite in {where}; mend the data"
+    names = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+        if not np.isfinite(np.asarray(leaf)).all()
+    ]
+    advice = "try a smaller --learning-rate or --clip-norm 1"
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return f"{head}: the parameters {', '.join(names[:3])}{more} went bad in step {step}; {advice}"
+    return f"{head}: it overflowed on a finite batch with finite parameters; {advice}"
+
+
+@contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """Collects the first SIGINT or SIGTERM, to be answered between steps; a second one acts at once."""
+    caught: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: Any) -> None:
+        caught.append(number)
+        for signal_number, handler in previous.items():
+            signal.signal(signal_number, handler)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, handle)
+    except ValueError:  # not in the main thread: signals are not ours to catch
+        pass
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def default_cadence(steps: int, steps_per_epoch: int) -> tuple[int, int]:
+    """Gives (report_every, evaluate_every): ten reports and one evaluation an epoch, more in a short run."""
+    length = min(steps, steps_per_epoch)
+    return max(1, min(100, math.ceil(length / 10))), length
