@@ -1,12 +1,13 @@
 """The feed-forward net that every course begins with: 784-128-10 on MNIST.
 
-    python -m experiments.mnist_fnn                 # Adam 1e-3, batch 64, 10 epochs, pixels to [-1, 1]
-    python -m experiments.mnist_fnn --data digits   # scikit-learn's digits: no network needed
+python -m experiments.mnist_fnn                 # Adam 1e-3, batch 64, 10 epochs, pixels to [-1, 1]
+python -m experiments.mnist_fnn --data digits   # scikit-learn's digits: no network needed
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxgen.data import Source
 from jaxgen.experiment import Experiment, TrainConfig
 from jaxgen.models import FeedForward
 from jaxgen.run import main
@@ -33,7 +34,8 @@ class Config(TrainConfig):
     """Normalise the hidden layers over the batch."""
 
 
-def make_task(config: Config, train) -> ImageClassification:
+def make_task(config: Config, train: Source) -> ImageClassification:
+    """Makes the task for a training split: its classes, its image size."""
     model = FeedForward(
         widths=config.widths,
         num_classes=train.num_classes,
@@ -50,8 +52,8 @@ EXPERIMENT = Experiment(
     name="mnist_fnn",
     config=Config,
     task=make_task,
-    summary="Feed-forward net 784-128-10",
-    data="MNIST",
+    summary="feed-forward net 784-128-10",
+    data="MNIST (--data digits: no network)",
     time="",
     reference="",
     smoke={"data": "digits"},

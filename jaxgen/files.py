@@ -51,6 +51,25 @@ def append_line(file: TextIO, record: dict[str, Any]) -> None:
         raise JaxgenError(f"could not write {file.name}: {error.strerror}; make room there") from error
 
 
+def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads the objects of a JSONL file; none where the file is missing. A last line that was cut off is left out.
+
+    Raises:
+        JaxgenError: the file can't be read, or a line other than the last is no JSON.
+    """
+    path = Path(path)
+    try:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise JaxgenError(f"could not read {path}: {error}") from error
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise JaxgenError(f"{path} is damaged, a line is no JSON: {error}") from error
+
+
 def truncate_after(path: str | os.PathLike[str], step: int) -> None:
     """Drops the lines of a JSONL file that a run resumed at `step` will write again.
 

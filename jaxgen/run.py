@@ -75,7 +75,9 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     if not result.finished_before:
         test = splits.get("test", splits["train"])
         if experiment.baselines is not None:
-            directory.finish({**result.figures, **experiment.baselines(splits["train"].arrays(), test.arrays())})
+            directory.finish(
+                {**result.figures, **experiment.baselines(splits["train"].arrays(), test.arrays())}
+            )
         draw_plots(directory, task, result.state, test)
     report(directory)
     return directory
@@ -92,7 +94,9 @@ def report(directory: RunDirectory) -> None:
     _say("  ".join(format_figures(directory.result() or {})))
 
 
-def _fit(experiment: Experiment, config: TrainConfig, task: Any, splits: dict[str, Any], directory: RunDirectory) -> Any:
+def _fit(
+    experiment: Experiment, config: TrainConfig, task: Any, splits: dict[str, Any], directory: RunDirectory
+) -> Any:
     from jaxgen.config import describe
     from jaxgen.train.fit import fit
 

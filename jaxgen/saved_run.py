@@ -43,7 +43,9 @@ class SavedRun:
         data = self.config["data"]
         if split not in data["splits"]:
             raise UsageError(f"the run has no split {split!r}; it has {', '.join(data['splits'])}")
-        return load(data["name"], data["splits"][split], data_dir=self._data_dir, image_size=data["image_size"])
+        return load(
+            data["name"], data["splits"][split], data_dir=self._data_dir, image_size=data["image_size"]
+        )
 
     @cached_property
     def state(self) -> TrainState:
@@ -101,30 +103,28 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
     return plots.save(figures, directory.plots)
 
 
-def compare(paths: list[Path]) -> tuple[list[str], list[list[str]], Any]:
+def compare_runs(paths: list[Path]) -> tuple[list[list[str]], Any]:
     """Sets runs side by side.
 
     Returns:
-        The header and rows of a table, and a figure of all curves.
+        The rows of a table, `[figure, value in each run...]`, and a picture of all curves.
 
     Raises:
-        JaxgenError: where a directory holds no run.
+        JaxgenError: where a directory holds no run, or none of them has finished.
     """
     from jaxgen import plots
     from jaxgen.train.hooks import format_value
 
-    runs = [SavedRun(path) for path in paths]
-    results = [run.directory.result() or {} for run in runs]
+    runs = {str(path): SavedRun(path) for path in paths}
+    results = [run.directory.result() or {} for run in runs.values()]
     if not any(results):
         raise JaxgenError("none of these runs has finished: there is nothing to compare yet")
-    names = list(dict.fromkeys(name for result in results for name in result))
-    header = ["run", *names]
+    names = dict.fromkeys(name for result in results for name in result)
     rows = [
-        [str(path), *(format_value(name, result[name]) if name in result else "-" for name in names)]
-        for path, result in zip(paths, results, strict=True)
+        [name, *(format_value(name, result[name]) if name in result else "-" for result in results)]
+        for name in names
     ]
-    figure = plots.compare_curves({str(path): run.history() for path, run in zip(paths, runs, strict=True)})
-    return header, rows, figure
+    return rows, plots.compare_curves({name: run.history() for name, run in runs.items()})
 
 
 def _say(text: str) -> None:

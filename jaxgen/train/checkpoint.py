@@ -32,6 +32,7 @@ import orbax.checkpoint as ocp
 from jaxgen.errors import JaxgenError
 from jaxgen.files import read_json
 from jaxgen.train import integrity
+from jaxgen.train.leaves import named_leaves, refuse_other_model
 
 FORMAT_VERSION = 1
 
@@ -143,7 +144,7 @@ class Checkpoints:
             raise JaxgenError(
                 f"can't save step {step}: {self.directory} has step {newest} already; name another --workdir"
             )
-        leaves = _named_leaves(state)
+        leaves = named_leaves(state)
         meta = {
             "format_version": FORMAT_VERSION,
             "step": step,
@@ -300,7 +301,7 @@ class Checkpoints:
         way_out = f"resumes from step {steps[-1]}" if steps else "starts again"
         failure = JaxgenError(
             f"could not save checkpoint of step {step} in {self.directory}: {_reason(error)}; "
-            f"when that is mended, the same command {way_out}"
+            f"once that is put right, the same command {way_out}"
         )
         failure.__cause__ = error
         return failure
@@ -314,8 +315,8 @@ class Checkpoints:
     def _read_state(self, step: int, saved: dict[str, Any], abstract_state: Any) -> Any:
         """Reads the arrays of an intact checkpoint into the target's containers."""
         directory = self.directory / str(step)
-        wanted = _named_leaves(abstract_state)
-        _refuse_other_model(saved, wanted, directory)
+        wanted = named_leaves(abstract_state)
+        refuse_other_model(saved, wanted, directory)
         default = jnp.zeros(()).sharding
         targets = {
             name: jax.ShapeDtypeStruct(
@@ -341,9 +342,11 @@ class Checkpoints:
                 raise JaxgenError(f"could not restore {directory}: {_reason(error)}") from error
             finally:
                 reader.close()
-        # Orbax spells the sharding of typed keys in its own way, which would retrace a jitted step.
-        ordered = [jax.device_put(leaves[name], targets[name].sharding) for name in wanted]
-        return jax.tree.unflatten(jax.tree.structure(abstract_state), ordered)
+        for name, target in targets.items():
+            if leaves[name].sharding != target.sharding:
+                # Orbax spells the sharding of typed keys in its own way, with which a jitted step is traced again.
+                leaves[name] = jax.device_put(leaves[name], target.sharding)
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[name] for name in wanted])
 
     def _readable_meta(self, step: int) -> dict[str, Any] | None:
         """Reads a checkpoint's JSON, or gives None where it is damaged or gone."""
@@ -374,39 +377,6 @@ def _make_checkpointer(on_written: Callable[[], None] | None = None) -> ocp.Asyn
     )
     options = ocp.options.AsyncOptions(post_finalization_callback=on_written)
     return ocp.AsyncCheckpointer(handler, async_options=options)
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    """Gives a tree's leaves by path ("params/Dense_0/kernel"), whatever its containers are.
-
-    Orbax is given this flat dict, not the tree: containers, None and `()` then come from the target alone and
-    can't be changed by a round trip.
-    """
-    leaves = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/") or "value"
-        if name in leaves:
-            raise JaxgenError(f"two leaves of the state are both called {name}; rename one")
-        # A copy, because the caller may change a NumPy array while it is being written.
-        leaves[name] = leaf if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else jnp.array(leaf)
-    return leaves
-
-
-def _refuse_other_model(saved: dict[str, Any], wanted: dict[str, Any], directory: Path) -> None:
-    """Raises JaxgenError listing the paths where the checkpoint and the target differ."""
-    was = {name: f"{leaf['dtype']}{leaf['shape']}" for name, leaf in saved.items()}
-    now = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in wanted.items()}
-    differing = [
-        f"{name}: saved {was.get(name, 'nothing')}, wanted {now.get(name, 'nothing')}"
-        for name in sorted(was.keys() | now.keys())
-        if was.get(name) != now.get(name)
-    ]
-    if differing:
-        more = f"; and {len(differing) - 5} more" if len(differing) > 5 else ""
-        raise JaxgenError(
-            f"{directory} holds another model's state ({'; '.join(differing[:5])}{more}); "
-            "use the configuration that it was trained with, or another --workdir"
-        )
 
 
 def _checked_version(meta: dict[str, Any], directory: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from jaxgen.config import describe
 from jaxgen.data.pipeline import BatchOrder
 from jaxgen.data.sources import Source, from_arrays
 from jaxgen.errors import UsageError
-from jaxgen.files import write_json
 from jaxgen.parallel import check_batch_size, make_mesh, state_shardings
 from jaxgen.run_directory import RunDirectory
 from jaxgen.tasks.base import Task
@@ -27,7 +26,7 @@ from jaxgen.train.hooks import Hook, MetricsFile, Progress, TensorBoard
 from jaxgen.train.loop import Loop, LoopSettings, Tally, default_cadence
 from jaxgen.train.players import Players, make_players_step
 from jaxgen.train.state import TrainState, count_parameters
-from jaxgen.train.step import Step, make_train_step
+from jaxgen.train.step import Step, make_eval_step, make_train_step
 
 Data = Source | Mapping[str, Any]
 
@@ -123,7 +122,8 @@ def fit(
         evaluate_every: steps between evaluations; an epoch by default.
         checkpoint_every: steps between checkpoints; as often as evaluations by default.
         keep: how many of the last checkpoints to keep, beside the best one.
-        steps_per_call: steps in one call of the device where the data lies on it; as often as reports.
+        steps_per_call: steps in one call of the device where the data lies on it; as many as between
+            reports by default, or 1 for convolutions on a CPU.
         resident: whether the data is put on the device; where it is under 1 GiB by default.
         devices: the devices to use; all by default.
         hooks: what else looks on.
@@ -172,14 +172,19 @@ def fit(
     if directory is not None:
         described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
         directory.begin({**described, **(record or {})}, length)
-    state = TrainState.create(
-        task, optimizer, jax.random.key(seed), train.gather(order(0)[0]), ema=ema_decay is not None
-    )
+    example = train.gather(order(0)[0])
+    state = TrainState.create(task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None)
     run = _Run(
         settings=settings,
         state=jax.device_put(state, state_shardings(state, mesh)),
         step=_make_step(task, optimizer, accumulate, ema_decay),
-        feed=_make_feed(train, order, mesh, steps_per_call or min(settings.report_every, 100), resident),
+        feed=_make_feed(
+            train,
+            order,
+            mesh,
+            steps_per_call or _steps_per_call(task, state, example, settings.report_every),
+            resident,
+        ),
         evaluate=Evaluator(task, splits, mesh),
         splits=tuple(splits),
         hooks=[*([Progress()] if progress and jax.process_index() == 0 else []), *hooks],
@@ -352,6 +357,18 @@ def _make_step(task: Any, optimizer: Any, accumulate: int, ema_decay: float | No
     if isinstance(optimizer, Players):
         return make_players_step(optimizer, accumulate=accumulate, ema_decay=ema_decay)
     return make_train_step(task.loss, optimizer, accumulate=accumulate, ema_decay=ema_decay)
+
+
+def _steps_per_call(task: Task, state: TrainState, example: Any, report_every: int) -> int:
+    """Takes as many steps a call as lie between reports, but one where the loop would cost more than it saves.
+
+    XLA's CPU backend runs a convolution several times slower inside a loop (jax-ml/jax#12868).
+    """
+    if jax.default_backend() == "cpu":
+        loss = jax.make_jaxpr(make_eval_step(task.loss))(state, state.carry, example)
+        if "conv_general_dilated" in str(loss):
+            return 1
+    return min(report_every, 100)
 
 
 def _make_feed(

@@ -10,6 +10,7 @@ where it writes.
 
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def write_manifest(directory: Path) -> None:
     names = [path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()]
     names = sorted(name for name in names if name not in (*_LATER, _MANIFEST))
     with ThreadPoolExecutor(4) as pool:
-        digests = list(pool.map(lambda name: _digest(directory / name), names))
+        digests = list(pool.map(lambda name: _digest(directory / name, sync=True), names))
     files = {
         name: [(directory / name).stat().st_size, digest] for name, digest in zip(names, digests, strict=True)
     }
@@ -81,9 +82,11 @@ def _damage_of(path: Path, size: int, digest: str) -> str | None:
         return f"can't be read: {error.strerror}"
 
 
-def _digest(path: Path) -> str:
-    """Hashes a file's content."""
+def _digest(path: Path, *, sync: bool = False) -> str:
+    """Hashes a file's content; with `sync`, makes sure first that it has reached the disk."""
     with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())  # Orbax does so for arrays, not for JSON
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
