@@ -160,7 +160,9 @@ def calibration_error(
     logits = jnp.asarray(logits, jnp.float32)
     confidence = jax.nn.softmax(logits).max(axis=-1)
     weights = spread(jnp.float32(1) if weights is None else weights, confidence.shape)
-    bins = jnp.clip(jnp.ceil(confidence * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
+    # As integers before the clip: NaN lands in some bin and shows, where a NaN index would be in none.
+    bins = jnp.ceil(confidence * CALIBRATION_BINS).astype(jnp.int32) - 1
+    bins = jnp.clip(bins, 0, CALIBRATION_BINS - 1)
     member = (bins[..., None] == jnp.arange(CALIBRATION_BINS)) * weights[..., None]
     correct = jnp.argmax(logits, axis=-1) == labels
     examples = tuple(range(confidence.ndim))
