@@ -13,7 +13,6 @@ whose `check_for_errors` misses the failure of a save that ended in the backgrou
 import contextlib
 import errno
 import json
-import logging
 import math
 import os
 import shutil
@@ -25,29 +24,15 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxgen.errors import JaxgenError
 from jaxgen.files import read_json
-from jaxgen.train import integrity
-from jaxgen.train.leaves import named_leaves, refuse_other_model
+from jaxgen.train import integrity, storage
 
 FORMAT_VERSION = 1
 
-_META = "meta/meta.json"
 _TEMPORARY = ".orbax-checkpoint-tmp"
-
-
-class _Quiet(logging.Filter):
-    """Drops Orbax's log lines: warnings that are harmless here, and failures that are raised as well."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno > logging.ERROR or "orbax" not in Path(record.pathname).parts
-
-
-logging.getLogger("absl").addFilter(_Quiet())
 
 
 class Checkpoints:
@@ -144,15 +129,13 @@ class Checkpoints:
             raise JaxgenError(
                 f"can't save step {step}: {self.directory} has step {newest} already; name another --workdir"
             )
-        leaves = named_leaves(state)
+        leaves = storage.named_leaves(state)
         meta = {
             "format_version": FORMAT_VERSION,
             "step": step,
             "metrics": {name: float(value) for name, value in (metrics or {}).items()},
             "extra": dict(extra),
-            "state": {
-                name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for name, leaf in leaves.items()
-            },
+            "state": storage.shapes(leaves),
         }
         try:
             meta = json.loads(json.dumps(meta))  # a copy: it is written later, when `extra` may have changed
@@ -225,7 +208,12 @@ class Checkpoints:
         raise self._nothing_to_read(step, "its metadata can't be read")
 
     def restore(
-        self, abstract_state: Any, step: int | None = None, *, on_fallback: Callable[[str], None]
+        self,
+        abstract_state: Any,
+        step: int | None = None,
+        *,
+        on_fallback: Callable[[str], None] | None = None,
+        partial: bool = False,
     ) -> tuple[Any, dict[str, Any], int]:
         """Restores a checkpoint onto the devices that the target names, however many it was saved from.
 
@@ -233,7 +221,9 @@ class Checkpoints:
             abstract_state: a tree of `jax.ShapeDtypeStruct` (or arrays) like the one saved; its containers
                 are those of the result. A leaf without a sharding goes to the default device.
             step: which checkpoint; by default the newest that is intact.
-            on_fallback: called with one line when damaged checkpoints are passed over.
+            on_fallback: called with one line when damaged checkpoints are passed over; without it, they are
+                an error.
+            partial: whether the target may be a part of what was saved (the parameters alone, say).
 
         Returns:
             The state bit for bit as it was saved, `extra`, and the step.
@@ -242,37 +232,51 @@ class Checkpoints:
             JaxgenError: none is intact, a newer jaxgen wrote it, or the state is of another model.
         """
         self.wait()
-        damage: dict[int, str] = {}
-        for candidate in reversed(self.steps()) if step is None else [step]:
-            reason = integrity.damage(self.directory / str(candidate))
-            if reason is None:
-                break
-            damage[candidate] = reason
-        else:
-            raise self._nothing_to_read(step, "; ".join(f"step {s}: {why}" for s, why in damage.items()))
-        meta = _checked_version(self._readable_meta(candidate) or {}, self.directory / str(candidate))
-        state = self._read_state(candidate, meta["state"], abstract_state)
+        chosen, damage = self._newest_intact() if step is None else self._intact(step)
         if damage:
-            self._damaged |= damage.keys()
-            bad = ", ".join(f"of step {s} ({why})" for s, why in damage.items())
-            on_fallback(f"damaged checkpoint {bad} in {self.directory}: using that of step {candidate}")
-        return state, meta["extra"], candidate
+            line = f"damaged checkpoint {damage} in {self.directory}"
+            if on_fallback is None:
+                raise JaxgenError(f"{line}; the newest that is intact is that of step {chosen}")
+            on_fallback(f"{line}: using that of step {chosen}")
+        directory = self.directory / str(chosen)
+        meta = _checked_version(read_json(directory / storage.META), directory)
+        try:
+            state = storage.read_state(directory, abstract_state, meta["state"], partial=partial)
+        except JaxgenError:
+            raise
+        except Exception as error:
+            # The files are as they were written, so this is no damage that an older checkpoint would mend.
+            raise JaxgenError(f"could not restore {directory}: {_reason(error)}") from error
+        return state, meta["extra"], chosen
+
+    def _intact(self, step: int) -> tuple[int, str]:
+        """Gives back a step that can be read, or raises JaxgenError."""
+        damage = integrity.damage(self.directory / str(step))
+        if damage is not None:
+            raise self._nothing_to_read(step, damage)
+        return step, ""
+
+    def _newest_intact(self) -> tuple[int, str]:
+        """Finds the newest step that can be read, and describes those passed over."""
+        damages: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            damage = integrity.damage(self.directory / str(step))
+            if damage is None:
+                self._damaged |= damages.keys()
+                return step, ", ".join(f"of step {step} ({why})" for step, why in damages.items())
+            damages[step] = damage
+        raise self._nothing_to_read(None, "; ".join(f"step {step}: {why}" for step, why in damages.items()))
 
     def _start(self, step: int, leaves: dict[str, Any], meta: dict[str, Any]) -> None:
         """Hands a checkpoint to Orbax and starts the thread that waits for it."""
-        items: dict[str, Any] = {"meta": ocp.args.JsonSave(meta)}
-        # Orbax refuses arrays without elements, and trees without arrays; there is nothing to save of them.
-        arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}
-        if arrays:
-            items["state"] = ocp.args.PyTreeSave(arrays)
         try:
             if self._checkpointer is None:
-                self._checkpointer = _make_checkpointer(self._write_manifest)
+                self._checkpointer = storage.make_checkpointer(self._write_manifest)
                 self._remove(self.directory.glob(f"*{_TEMPORARY}*"))  # left by a process that was killed
             self._remove(self.directory / str(step) for step in self._damaged)
             self._damaged.clear()
             self._writing = step
-            self._checkpointer.save(self.directory / str(step), args=ocp.args.Composite(**items))
+            self._checkpointer.save(self.directory / str(step), args=storage.save_args(leaves, meta))
         except Exception as error:
             raise self._failed(step, error) from error
         self._saving = threading.Thread(target=self._finish, args=(step,), name=f"checkpoint-{step}")
@@ -312,49 +316,13 @@ class Checkpoints:
             for directory in directories:
                 shutil.rmtree(directory)
 
-    def _read_state(self, step: int, saved: dict[str, Any], abstract_state: Any) -> Any:
-        """Reads the arrays of an intact checkpoint into the target's containers."""
-        directory = self.directory / str(step)
-        wanted = named_leaves(abstract_state)
-        refuse_other_model(saved, wanted, directory)
-        default = jnp.zeros(()).sharding
-        targets = {
-            name: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or default
-            )
-            for name, leaf in wanted.items()
-        }
-        stored = {name: target for name, target in targets.items() if target.size}
-        leaves = {
-            name: jax.device_put(np.zeros(target.shape, target.dtype), target.sharding)
-            for name, target in targets.items()
-            if not target.size
-        }
-        if stored:
-            args = ocp.args.PyTreeRestore(
-                stored, restore_args=ocp.checkpoint_utils.construct_restore_args(stored)
-            )
-            reader = _make_checkpointer()
-            try:
-                leaves |= reader.restore(directory, args=ocp.args.Composite(state=args))["state"]
-            except Exception as error:
-                # The files are as they were written, so this is no damage that an older checkpoint would mend.
-                raise JaxgenError(f"could not restore {directory}: {_reason(error)}") from error
-            finally:
-                reader.close()
-        for name, target in targets.items():
-            if leaves[name].sharding != target.sharding:
-                # Orbax spells the sharding of typed keys in its own way, with which a jitted step is traced again.
-                leaves[name] = jax.device_put(leaves[name], target.sharding)
-        return jax.tree.unflatten(jax.tree.structure(abstract_state), [leaves[name] for name in wanted])
-
     def _readable_meta(self, step: int) -> dict[str, Any] | None:
         """Reads a checkpoint's JSON, or gives None where it is damaged or gone."""
         directory = self.directory / str(step)
-        if integrity.damage_here(directory, only=_META) is not None:
+        if integrity.damage_here(directory, only=storage.META) is not None:
             return None
         try:
-            return read_json(directory / _META)
+            return read_json(directory / storage.META)
         except JaxgenError:  # removed in between by the run that is training
             return None
 
@@ -368,15 +336,6 @@ class Checkpoints:
         return JaxgenError(
             f"the checkpoint of step {step} in {self.directory} is damaged: {damage}; there are: {steps}"
         )
-
-
-def _make_checkpointer(on_written: Callable[[], None] | None = None) -> ocp.AsyncCheckpointer:
-    """Makes Orbax's checkpointer for the two items of a checkpoint."""
-    handler = ocp.CompositeCheckpointHandler(
-        state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler(Path(_META).name)
-    )
-    options = ocp.options.AsyncOptions(post_finalization_callback=on_written)
-    return ocp.AsyncCheckpointer(handler, async_options=options)
 
 
 def _checked_version(meta: dict[str, Any], directory: Path) -> dict[str, Any]:
