@@ -66,7 +66,7 @@ class TrainConfig:
     evaluate_every: int | None = None
     """Steps between evaluations. By default an epoch."""
     checkpoint_every: int | None = None
-    """Steps between checkpoints. By default as often as evaluations."""
+    """Steps between checkpoints. By default as often as evaluations, but at least 15 seconds apart."""
     keep: int = 2
     """How many of the last checkpoints to keep; the one with the best validation loss stays as well."""
     steps_per_call: int | None = None

@@ -39,14 +39,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def append_line(file: TextIO, record: dict[str, Any]) -> None:
-    """Appends one JSON object to an open JSONL file, and hands it to the operating system at once.
+    """Appends one JSON object to an open JSONL file, past its buffer: it is in the file on return.
 
     Raises:
         JaxgenError: the disk is full, or the file can't be written.
     """
+    line = (json.dumps(record) + "\n").encode()
     try:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
+        # What a full disk refused must not stay in the buffer, or closing the file would fail once more.
+        while line:
+            line = line[os.write(file.fileno(), line) :]
     except OSError as error:
         raise JaxgenError(f"could not write {file.name}: {error.strerror}; make room there") from error
 

@@ -14,7 +14,8 @@ from jaxgen.train.context import Batch, Context, Outputs, Params, Term
 class Task(Protocol):
     """A problem to optimise: a frozen dataclass around a model, known by its class name.
 
-    A task that can show its results has `predict` and `plots` as well; see `ImageClassification`.
+    A task that can refuse data early has `check`, one that can show its results `predict` and `plots` as well;
+    see `ImageClassification`.
     """
 
     def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:

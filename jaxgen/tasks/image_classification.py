@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
 from jaxgen import losses, metrics
+from jaxgen.errors import UsageError
 from jaxgen.metrics import Mean, Metric
 from jaxgen.tasks.base import apply_model, init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
@@ -39,6 +40,28 @@ class ImageClassification:
         """Makes the model's parameters and state for images of the example's shape."""
         images = example["image"]
         return init_model(self.model, rng, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.float32))
+
+    def check(self, source: Any) -> None:
+        """Checks that a data source fits: images, and no more classes than the model has outputs.
+
+        Raises:
+            UsageError: where it doesn't.
+        """
+        example = source[0]
+        if "image" not in example or "label" not in example:
+            raise UsageError(
+                f"{source.name} is no image-classification set: it has {', '.join(example)}, not image and label"
+            )
+        outputs = jax.eval_shape(self._outputs, example).shape[-1]
+        if source.num_classes > outputs:
+            raise UsageError(
+                f"{source.name} has {source.num_classes} classes, but the model has {outputs} outputs: "
+                f"give it num_classes={source.num_classes}"
+            )
+
+    def _outputs(self, example: Batch) -> Array:
+        images = self.scale(jnp.asarray(example["image"])[None])
+        return self.model.init_with_output(jax.random.key(0), images)[0]
 
     def initial_carry(self, batch_size: int) -> tuple[()]:
         """Has no recurrent state."""

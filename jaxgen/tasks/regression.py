@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxgen import losses, metrics
+from jaxgen.errors import UsageError
 from jaxgen.metrics import Mean
 from jaxgen.tasks.base import apply_model, init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
@@ -58,6 +59,23 @@ class Regression:
         return init_model(
             self.model, rng, jax.ShapeDtypeStruct((1, example["features"].shape[1]), jnp.float32)
         )
+
+    def check(self, source: Any) -> None:
+        """Checks that a data source fits: features, as many as the statistics have, and a target.
+
+        Raises:
+            UsageError: where it doesn't.
+        """
+        example = source[0]
+        if "features" not in example or "target" not in example:
+            raise UsageError(
+                f"{source.name} is no regression set: it has {', '.join(example)}, not features and target"
+            )
+        features = example["features"].shape[0]
+        if self.feature_mean and len(self.feature_mean) != features:
+            raise UsageError(
+                f"{source.name} has {features} features, the task was made for {len(self.feature_mean)}"
+            )
 
     def initial_carry(self, batch_size: int) -> tuple[()]:
         """Has no recurrent state."""

@@ -23,7 +23,7 @@ from jaxgen.tasks.base import Task
 from jaxgen.train.evaluate import Evaluator
 from jaxgen.train.feed import HostFeed, ResidentFeed
 from jaxgen.train.hooks import Hook, MetricsFile, Progress, TensorBoard
-from jaxgen.train.loop import Loop, LoopSettings, Tally, default_cadence
+from jaxgen.train.loop import DivergedError, Loop, LoopSettings, Tally, default_cadence
 from jaxgen.train.players import Players, make_players_step
 from jaxgen.train.state import TrainState, count_parameters
 from jaxgen.train.step import Step, make_eval_step, make_train_step
@@ -31,6 +31,8 @@ from jaxgen.train.step import Step, make_eval_step, make_train_step
 Data = Source | Mapping[str, Any]
 
 _RESIDENT_BYTES = 2**30
+# A save takes some 0.2 s beside the training, as long as an epoch of a small net.
+_CHECKPOINT_SECONDS = 15.0
 
 
 @dataclass
@@ -120,7 +122,8 @@ def fit(
         record: what `config.json` says of the run beside what is written in any case.
         report_every: steps between reports; ten an epoch, at most 100 steps apart, by default.
         evaluate_every: steps between evaluations; an epoch by default.
-        checkpoint_every: steps between checkpoints; as often as evaluations by default.
+        checkpoint_every: steps between checkpoints; by default as often as evaluations, but 15 s apart where
+            they aren't the best.
         keep: how many of the last checkpoints to keep, beside the best one.
         steps_per_call: steps in one call of the device where the data lies on it; as many as between
             reports by default, or 1 for convolutions on a CPU.
@@ -135,6 +138,9 @@ def fit(
         Interrupted: after SIGINT or SIGTERM, when the state is saved.
     """
     train, splits = _sources(data, validation, test)
+    if hasattr(task, "check"):
+        for source in (train, *splits.values()):
+            task.check(source)
     order = BatchOrder(len(train), batch_size, seed)
     length = _length(steps, epochs, order)
     _check_positive(
@@ -155,6 +161,7 @@ def fit(
         report_every=report_every or report,
         evaluate_every=evaluate_every or evaluation,
         checkpoint_every=checkpoint_every or evaluate_every or evaluation,
+        checkpoint_seconds=0.0 if checkpoint_every else _CHECKPOINT_SECONDS,
         splits=("validation",) if "validation" in splits else tuple(splits),
         monitor="validation/loss" if "validation" in splits else None,
         patience=patience,
@@ -236,7 +243,10 @@ class _Run:
             )
             for hook in self.hooks:
                 hook.on_start(position, self.settings.steps, self.feed.order.steps_per_epoch)
-            self.state = loop()
+            try:
+                self.state = loop()
+            except DivergedError as error:
+                raise DivergedError(f"{error}; {self._last_good(checkpoints)}") from error
             step = loop.position
             if checkpoints:
                 checkpoints.wait()
@@ -279,6 +289,13 @@ class _Run:
     ) -> None:
         extra = {"data": self.feed.state(), "tally": dataclasses.asdict(tally)}
         checkpoints.save(step, state, extra, dict(metrics))
+
+    def _last_good(self, checkpoints: Any) -> str:
+        if checkpoints is None or not checkpoints.steps():
+            return "no checkpoint had been made"
+        return (
+            f"the last good checkpoint is that of step {checkpoints.latest_step()} in {checkpoints.directory}"
+        )
 
     def _figures(self, loop: Loop) -> dict[str, Any]:
         figures: dict[str, Any] = self.evaluate(self.state, self.splits)

@@ -48,6 +48,7 @@ class LoopSettings:
         report_every: steps between reports of the training figures.
         evaluate_every: steps between evaluations.
         checkpoint_every: steps between checkpoints; one is made at the end in any case.
+        checkpoint_seconds: no checkpoint sooner than this after the last one, unless it is the best.
         splits: the splits that are evaluated during the run.
         monitor: the figure that decides which checkpoint is best, lower is better; None when there is none.
         patience: stop after this many evaluations without a better `monitor`; None to go on to the end.
@@ -58,6 +59,7 @@ class LoopSettings:
     report_every: int
     evaluate_every: int
     checkpoint_every: int
+    checkpoint_seconds: float = 0.0
     splits: tuple[str, ...] = ()
     monitor: str | None = None
     patience: int | None = None
@@ -127,6 +129,7 @@ class Loop:
         self._late: tuple[int, list[Any]] | None = None
         self._mark: tuple[float, int] | None = None
         self._saved_at = -1
+        self._saved_time = time.perf_counter()
 
     def __call__(self) -> TrainState:
         """Runs to the end; raises `Interrupted` after a signal, `DivergedError` at a bad objective."""
@@ -164,7 +167,13 @@ class Loop:
         if evaluation_due and settings.splits:
             self._look_up()
             figures = self._evaluate_now()
-        if checkpoint_due or self.tally.converged:
+        is_best = bool(figures) and settings.monitor is not None and self.tally.evaluations_since_best == 0
+        rested = time.perf_counter() - self._saved_time >= settings.checkpoint_seconds
+        if (
+            (checkpoint_due and (rested or is_best))
+            or self.position == settings.steps
+            or self.tally.converged
+        ):
             self._look_up(saving=True, figures=figures)
 
     def _deliver(self) -> None:
@@ -194,7 +203,7 @@ class Loop:
             self._deliver()
         if saving and self._save is not None and self._saved_at != self.position:
             self._save(self.position, self.state, figures or {}, self.tally)
-            self._saved_at = self.position
+            self._saved_at, self._saved_time = self.position, time.perf_counter()
         self._mark = None if self._mark is None else (time.perf_counter(), self.position)
 
     def _evaluate_now(self) -> dict[str, float]:
