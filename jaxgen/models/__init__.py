@@ -1,0 +1,6 @@
+"""Pure Flax Linen modules, a family a file. They know nothing of losses, optimisers or data."""
+
+from jaxgen.models.cnn import ConvNet
+from jaxgen.models.feed_forward import FeedForward
+
+__all__ = ["ConvNet", "FeedForward"]
