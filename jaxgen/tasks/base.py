@@ -44,9 +44,22 @@ def init_model(
 
 
 def apply_model(
-    model: nn.Module, params: Params, model_state: Any, inputs: Array, context: Context
+    model: nn.Module,
+    params: Params,
+    model_state: Any,
+    inputs: Array,
+    context: Context,
+    weights: Array | None = None,
 ) -> tuple[Array, Any]:
     """Applies a module inside a loss, as the context says: training or not, on a mapped axis or not.
+
+    Args:
+        model: takes `inputs` and `train`; with batch norm also `mask`, and an `axis_name` to average over.
+        params: its parameters.
+        model_state: its other variables, by collection.
+        inputs: what it is applied to, batch on axis 0.
+        context: of the loss.
+        weights: the batch's, 0 on padding rows, which batch statistics leave out.
 
     Returns:
         (outputs, new model state).
@@ -54,15 +67,16 @@ def apply_model(
     variables = {"params": params, **model_state}
     if not context.train:
         return model.apply(variables, inputs), model_state
-    # A module that normalises over the batch must know the axis that it is mapped over.
     if context.axis_name is not None and hasattr(model, "axis_name"):
         model = model.clone(axis_name=context.axis_name)
+    masked = {"mask": weights} if getattr(model, "batch_norm", False) else {}
     outputs, new_model_state = model.apply(
         variables,
         inputs,
         train=True,
         rngs={"dropout": context.block_rng()},
         mutable=list(model_state),
+        **masked,
     )
     return outputs, dict(new_model_state)
 

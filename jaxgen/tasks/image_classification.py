@@ -73,7 +73,7 @@ class ImageClassification:
         """Gives the objective as one term, and the accuracy; in evaluation also top-5 and calibration."""
         labels, weights = batch["label"], batch.get("weight")
         outputs, model_state = apply_model(
-            self.model, params, model_state, self.scale(batch["image"]), context
+            self.model, params, model_state, self.scale(batch["image"]), context, weights
         )
         reported: dict[str, Metric] = {"accuracy": metrics.accuracy(outputs, labels, weights)}
         if not context.train:

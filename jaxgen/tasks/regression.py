@@ -87,7 +87,7 @@ class Regression:
         """Gives the objective as one term, with `mse` and `r2` in the target's units."""
         targets, weights = batch["target"], batch.get("weight")
         outputs, model_state = apply_model(
-            self.model, params, model_state, self.scale(batch["features"]), context
+            self.model, params, model_state, self.scale(batch["features"]), context, weights
         )
         outputs = outputs[:, 0]
         predictions = outputs * self.target_scale + self.target_mean
