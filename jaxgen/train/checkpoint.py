@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
@@ -86,7 +86,7 @@ class Checkpoints:
             reason = f"can't write checkpoints to {directory}: {error.strerror}"
             raise JaxgenError(f"{reason}; name another --workdir") from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(
@@ -171,8 +171,10 @@ class Checkpoints:
         """Gives the steps of all complete checkpoints, in order. They may have been damaged since."""
         try:
             return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise JaxgenError(f"could not read {self.directory}: {error.strerror}") from error
 
     def latest_step(self) -> int | None:
         """Gives the step of the newest checkpoint, or None."""
@@ -272,8 +274,8 @@ class Checkpoints:
         try:
             if self._checkpointer is None:
                 self._checkpointer = storage.make_checkpointer(self._write_manifest)
-                self._remove(self.directory.glob(f"*{_TEMPORARY}*"))  # left by a process that was killed
-            self._remove(self.directory / str(step) for step in self._damaged)
+            self._remove(self.directory.glob(f"*{_TEMPORARY}*"))  # left by a process that was killed
+            self._remove(self.directory / str(bad) for bad in self._damaged)
             self._damaged.clear()
             self._writing = step
             self._checkpointer.save(self.directory / str(step), args=storage.save_args(leaves, meta))
@@ -299,10 +301,10 @@ class Checkpoints:
 
     def _failed(self, step: int, error: BaseException) -> JaxgenError:
         """Makes the error for a failed save, and gives the room that it took on the disk back."""
-        with contextlib.suppress(OSError):
+        way_out = "starts again"
+        with contextlib.suppress(OSError, JaxgenError):
             self._remove(self.directory.glob(f"{step}{_TEMPORARY}*"))
-        steps = self.steps()
-        way_out = f"resumes from step {steps[-1]}" if steps else "starts again"
+            way_out = f"resumes from step {self.steps()[-1]}" if self.steps() else way_out
         failure = JaxgenError(
             f"could not save checkpoint of step {step} in {self.directory}: {_reason(error)}; "
             f"once that is put right, the same command {way_out}"

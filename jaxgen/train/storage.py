@@ -51,10 +51,16 @@ def make_checkpointer(on_written: Callable[[], None] | None = None) -> ocp.Async
 
     `on_written` is called on one process when all is written but not yet renamed into place.
     """
-    handler = ocp.CompositeCheckpointHandler(
-        state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler(Path(META).name)
+    options = ocp.options.AsyncOptions(
+        post_finalization_callback=on_written,
+        # Else, where a directory can't be made, threads wait minutes for it, and the process for them.
+        create_directories_asynchronously=False,
     )
-    options = ocp.options.AsyncOptions(post_finalization_callback=on_written)
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(async_options=options),
+        state=ocp.PyTreeCheckpointHandler(),
+        meta=ocp.JsonCheckpointHandler(Path(META).name),
+    )
     return ocp.AsyncCheckpointer(handler, async_options=options)
 
 
