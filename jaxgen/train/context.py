@@ -1,17 +1,20 @@
 """What a loss and the train step pass each other: the context goes in, terms and outputs come out."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from jaxgen.metrics import Mean, Metric
 
 Params = Any
 Batch = Mapping[str, Any]
+
+_NEVER = 2**31 - 1  # the largest int32, a step and a place that no run reaches
 
 
 @struct.dataclass
@@ -26,9 +29,9 @@ class Context:
         axis_name: the mapped axis under `pmap` or `shard_map`; None under plain `jit` (static).
     """
 
-    rng: Key[Array, ""]
-    step: Int[Array, ""]
-    places: Int[Array, " batch"]
+    rng: Any
+    step: Any
+    places: Any
     train: bool = struct.field(pytree_node=False)
     axis_name: str | tuple[str, ...] | None = struct.field(pytree_node=False, default=None)
 
@@ -39,9 +42,10 @@ class Context:
     def block_rng(self) -> Key[Array, ""]:
         """Gives one key for this block of the batch, as dropout inside activations needs it.
 
-        Devices under `pmap` and microbatches hold different blocks, so their keys differ.
+        Devices under `pmap` and microbatches hold different blocks, so their keys differ. None is the key of
+        an example.
         """
-        return jax.random.fold_in(self.rng, self.places[0])
+        return jax.random.fold_in(jax.random.fold_in(self.rng, _NEVER), self.places[0])
 
     def gather(self, tree: Any) -> Any:
         """Concatenates every device's part of the batch on axis 0, for losses of the whole batch.
@@ -84,6 +88,7 @@ class Outputs:
     carry: Any = ()
 
 
+@runtime_checkable
 class Loss(Protocol):
     """`loss(params, model_state, carry, batch, context) -> (terms, Outputs)`."""
 
@@ -92,9 +97,6 @@ class Loss(Protocol):
     ) -> tuple[Mapping[str, Mean | Term], Outputs]:
         """Computes the terms whose weighted means, summed, are minimised."""
         ...
-
-
-_NEVER = 2**31 - 1
 
 
 @struct.dataclass
@@ -119,7 +121,7 @@ class Objective(Metric):
         """Makes the objective of one step, noting the step if its value is not finite."""
         objective = cls(means, weights)
         finite = jnp.isfinite(objective.compute())
-        return objective.replace(bad=jnp.where(finite, 0, _NEVER - step).astype(jnp.int32))
+        return replace(objective, bad=jnp.where(finite, 0, _NEVER - step).astype(jnp.int32))
 
     def __add__(self, other: "Objective") -> "Objective":
         """Adds the sums of a later step or batch."""
@@ -133,7 +135,7 @@ class Objective(Metric):
     def first_bad_step(self) -> int | None:
         """Gives the first step whose value was NaN or infinite, or None. Reads the device."""
         bad = int(self.bad)
-        return int(_NEVER) - bad if bad else None
+        return _NEVER - bad if bad else None
 
 
 def add_metrics(earlier: Mapping[str, Metric], later: Mapping[str, Metric]) -> dict[str, Metric]:

@@ -1,14 +1,14 @@
 """The ways to get and apply a gradient: dense, and by the rows of big tables that a batch touches."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from jaxgen.train.context import Batch, Params
 
@@ -18,10 +18,15 @@ GradientMethod = Callable[[Objective, Params, Batch], tuple[Any, Any]]
 
 @struct.dataclass
 class RowGradient:
-    """The gradient of a table with respect to some of its rows; a row that occurs twice counts twice."""
+    """The gradient of a table with respect to some of its rows; a row that occurs twice counts twice.
 
-    indices: Int[Array, " touched"]
-    rows: Float[Array, "touched width"]
+    Attributes:
+        indices: int32 [touched].
+        rows: float32 [touched, width].
+    """
+
+    indices: Any
+    rows: Any
 
 
 def is_row_gradient(node: Any) -> bool:
@@ -54,6 +59,7 @@ def rows(select: Callable[[Batch], Mapping[str, Int[Array, " touched"]]]) -> Gra
     return gradient
 
 
+@runtime_checkable
 class RowUpdate(Protocol):
     """How the rows of one table change: `init(table)` and `update(table, state, gradient)`."""
 
@@ -119,7 +125,7 @@ class RowOptimizer:
         new_tables, table_states = {}, {}
         for name, table in tables.items():
             gradient = table_gradients[name]
-            gradient = gradient.replace(rows=jnp.where(finite, gradient.rows, 0))
+            gradient = replace(gradient, rows=jnp.where(finite, gradient.rows, 0))
             new_tables[name], table_states[name] = self.tables[name].update(
                 table, opt_state["tables"][name], gradient
             )

@@ -1,7 +1,7 @@
 """Adversarial training: several players on the one step contract."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -85,12 +85,12 @@ def make_players_step(
                 model_state,
                 carry,
                 part,
-                context.replace(rng=jax.random.fold_in(context.rng, turn), places=places),
+                replace(context, rng=jax.random.fold_in(context.rng, turn), places=places),
             )
             params.update(owned)
             reported = {f"{player.name}/{name}": metric for name, metric in reported.items()}
             metrics = {**metrics, **{k: metrics[k] + m if k in metrics else m for k, m in reported.items()}}
-        return advance(state, params, opt_state, model_state, carry, ema_decay), metrics
+        return advance(state, params, opt_state, model_state, carry, metrics, ema_decay), metrics
 
     return step
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 
 @struct.dataclass
@@ -20,15 +20,17 @@ class TrainState:
         carry: recurrent state of each stream, batch on axis 0; `()` when unused.
         ema_params: moving average of `params`, or None.
         rng: typed PRNG key, never advanced: the key of a step is `fold_in(rng, step)`.
+
+    Trees of shapes or shardings in a state's form are states too, so the fields' types are not checked.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     opt_state: Any
     model_state: Any
     carry: Any
     ema_params: Any
-    rng: Key[Array, ""]
+    rng: Any
 
     @classmethod
     def create(
@@ -45,7 +47,8 @@ class TrainState:
         """
         init_rng, step_rng = jax.random.split(rng)
         params, model_state = task.init(init_rng, example)
-        batch_size = jax.tree.leaves(example)[0].shape[0]
+        # The batch of a game holds a slice for each repeat, its carry the rows of one slice.
+        batch_size = jax.tree.leaves(example)[0].shape[0] // getattr(optimizer, "slices", 1)
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,

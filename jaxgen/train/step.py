@@ -6,6 +6,7 @@ ragged batches, padding, microbatches and devices are exact.
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def make_train_step(
         params, opt_state, model_state, carry, metrics = update(
             state.params, state.opt_state, state.model_state, state.carry, batch, context
         )
-        return advance(state, params, opt_state, model_state, carry, ema_decay), metrics
+        return advance(state, params, opt_state, model_state, carry, metrics, ema_decay), metrics
 
     return step
 
@@ -80,7 +81,7 @@ def make_eval_step(
     """
 
     def eval_step(state: TrainState, carry: Any, batch: Batch) -> tuple[Metrics, Any]:
-        context = training_context(state, batch, axis_name).replace(train=False)
+        context = replace(training_context(state, batch, axis_name), train=False)
         terms, outputs = loss(state.evaluation_params(), state.model_state, carry, batch, context)
         means, weights = _read_terms(terms)
         return _report(_over_devices((means, outputs.metrics), axis_name), weights, context), outputs.carry
@@ -123,17 +124,29 @@ def training_context(state: TrainState, batch: Batch, axis_name: AxisName) -> Co
 
 
 def advance(
-    state: TrainState, params: Params, opt_state: Any, model_state: Any, carry: Any, ema_decay: float | None
+    state: TrainState,
+    params: Params,
+    opt_state: Any,
+    model_state: Any,
+    carry: Any,
+    metrics: Metrics,
+    ema_decay: float | None,
 ) -> TrainState:
-    """Puts the results of a step into the state, counts it, and moves the average of the parameters."""
+    """Puts the results of a step into the state, counts it, and moves the average of the parameters.
+
+    The average stays where an objective was not finite, as the parameters do.
+    """
     ema_params = state.ema_params
     if ema_decay is not None:
         if ema_params is None:
             raise UsageError(
                 "ema_decay is given but the state has no ema_params: TrainState.create(..., ema=True)"
             )
-        ema_params = jax.tree.map(lambda m, p: ema_decay * m + (1 - ema_decay) * p, ema_params, params)
-    return state.replace(
+        moved = jax.tree.map(lambda m, p: ema_decay * m + (1 - ema_decay) * p, ema_params, params)
+        bad = [metric.bad for metric in metrics.values() if isinstance(metric, Objective)]
+        ema_params = keep_if(sum(bad) == 0, moved, ema_params)
+    return replace(
+        state,
         step=state.step + 1,
         params=params,
         opt_state=opt_state,
@@ -169,11 +182,23 @@ def _evaluate(
     loss: Loss, params: Params, inputs: tuple, divided: bool = False
 ) -> tuple[dict[str, Mean], tuple[dict[str, Array], Outputs]]:
     terms, outputs = loss(params, *inputs)
+    _check_kept("model_state", inputs[0], outputs.model_state)
+    _check_kept("carry", inputs[1], outputs.carry)
     for name, term in terms.items():
         if divided and isinstance(term, Term) and term.whole_batch:
             raise UsageError(f"the term {name!r} needs the whole batch at once: use accumulate=1")
     means, weights = _read_terms(terms)
     return means, (weights, outputs)
+
+
+def _check_kept(name: str, before: Any, after: Any) -> None:
+    """Refuses what the next step couldn't take in the place of what this one got."""
+
+    def form(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
+
+    if form(before) != form(after):
+        raise UsageError(f"the loss got the {name} {form(before)} but returned {form(after)} in its Outputs")
 
 
 def _whole(loss: Loss, gradient: GradientMethod, params: Params, inputs: tuple) -> tuple[Any, tuple]:
@@ -195,10 +220,21 @@ def _microbatched(
     parts = split_batch((carry, batch, context.places), accumulate)
 
     def evaluate(params: Params, model_state: Any, carry: Any, batch: Batch, places: Array) -> tuple:
-        inputs = (model_state, carry, batch, context.replace(places=places))
+        inputs = (model_state, carry, batch, replace(context, places=places))
         return _evaluate(loss, params, inputs, divided=True)
 
-    counted = jax.vmap(lambda part: evaluate(params, model_state, *part)[0])(parts)
+    def count(part: tuple) -> dict[str, Mean]:
+        carry, batch, places = part
+
+        def nothing(params: Params, batch: Batch) -> tuple[Array, dict[str, Mean]]:
+            # A constant, but by way of the gradient method, which chooses what parameters the loss sees.
+            return jnp.float32(0), evaluate(jax.lax.stop_gradient(params), model_state, carry, batch, places)[
+                0
+            ]
+
+        return gradient(nothing, params, batch)[1]
+
+    counted = jax.vmap(count)(parts)
     counts = _global_counts(_sum_over(counted), context.axis_name)
 
     def differentiate(model_state: Any, part: tuple) -> tuple[Any, tuple]:
@@ -223,7 +259,9 @@ def _microbatched(
     (summed, model_state), stacked = jax.lax.scan(body, (zeros, model_state), parts)
     by_row, means, weights, metrics, carries = stacked
     by_row = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), by_row)
-    gradients = structure.unflatten([a if b is None else b for a, b in zip(summed, by_row, strict=True)])
+    gradients = jax.tree.unflatten(
+        structure, [a if b is None else b for a, b in zip(summed, by_row, strict=True)]
+    )
     outputs = Outputs(_sum_over(metrics), model_state, _join(carries))
     return gradients, (_sum_over(means), jax.tree.map(lambda leaf: leaf[0], weights), outputs)
 
