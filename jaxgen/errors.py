@@ -25,4 +25,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return UsageError(f"unknown {kind} {name!r}; did you mean {' or '.join(near)}?")
-    return UsageError(f"unknown {kind} {name!r}; known: {', '.join(names)}")
+    shown = names if len(names) <= 12 else [*names[:12], f"and {len(names) - 12} more"]
+    return UsageError(f"unknown {kind} {name!r}; known: {', '.join(shown)}")

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxgen.data.pipeline import BatchOrder, gather_batch, host_batches
+from jaxgen.data.pipeline import BatchOrder, HostBatches, gather_batch
 from jaxgen.data.sources import Source
 from jaxgen.parallel import put_batch, state_shardings
 from jaxgen.train.state import TrainState
@@ -81,7 +81,7 @@ class HostFeed:
     def __init__(self, source: Source, order: BatchOrder, mesh: Mesh, position: int = 0) -> None:
         self.source, self.order = source, order
         self._mesh = mesh
-        self._iterator: Any = None
+        self._iterator: HostBatches | None = None
         self.restore(None, position)
 
     def bind(self, step: Step, state: TrainState) -> Run:
@@ -106,7 +106,7 @@ class HostFeed:
     def restore(self, state: Any, position: int) -> None:
         """Continues at a saved state, or at a position where there is none."""
         self.close()
-        self._iterator = host_batches(
+        self._iterator = HostBatches(
             self.source,
             self.order,
             position,
