@@ -261,7 +261,7 @@ class Checkpoints:
     def _newest_intact(self) -> tuple[int, str]:
         """Finds the newest step that can be read, and describes those passed over."""
         damages: dict[int, str] = {}
-        for step in reversed(self.steps()):
+        for step in reversed(integrity.agreed(self.steps())):
             damage = integrity.damage(self.directory / str(step))
             if damage is None:
                 self._damaged |= damages.keys()

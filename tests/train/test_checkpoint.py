@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -310,3 +311,75 @@ def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
         checkpoints.wait()
         checkpoints.restore(abstract(state), on_fallback=never)
     assert capfd.readouterr() == ("", "")
+
+
+PROCESS = """
+import sys
+from pathlib import Path
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental.multihost_utils import sync_global_devices
+from jaxgen.train.checkpoint import Checkpoints
+
+directory, address, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+jax.distributed.initialize(address, num_processes=2, process_id=process)
+assert jax.device_count() == 4
+mesh = Mesh(np.array(jax.devices()), ("data",))
+shardings = {name: NamedSharding(mesh, PartitionSpec(*axes)) for name, axes in [("w", ()), ("carry", ("data",))]}
+
+def make(step):
+    values = {"w": np.full(5, step, np.float32), "carry": np.arange(8, dtype=np.int32) + step}
+    arrays = {n: jax.make_array_from_callback(x.shape, shardings[n], lambda i, x=x: x[i]) for n, x in values.items()}
+    key = jax.jit(jax.random.key, out_shardings=shardings["w"])
+    return arrays | {"rng": key(step), "none": jnp.zeros(0)}
+
+with Checkpoints(directory, keep=2, best_metric="loss") as checkpoints:
+    for step in (1, 2, 3, 4):
+        assert checkpoints.save(step, make(step), {"step": step}, {"loss": 1.0 + (step - 1) ** 2})
+    checkpoints.wait()
+    sync_global_devices("saved")
+    assert checkpoints.steps() == [1, 3, 4], checkpoints.steps()
+    assert checkpoints.best_step() == 1
+    sync_global_devices("seen")
+    if process == 1:  # damaged where only the other process may look
+        for path in (directory / "4" / "state").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")
+                break
+    sync_global_devices("damaged")
+    told = []
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make(0))
+    state, extra, step = checkpoints.restore(target, on_fallback=told.append)
+    assert (step, extra, len(told)) == (3, {"step": 3}, 1), (step, extra, told)
+    assert int(jax.jit(jnp.sum)(state["carry"])) == 28 + 8 * 3
+    assert checkpoints.save(4, make(5), {"step": 4})
+print("done")
+"""
+
+
+def test_two_processes_save_and_restore_together(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(tmp_path), address, str(process)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in range(2)
+    ]
+    for process in started:
+        out, err = process.communicate(timeout=120)
+        assert out.endswith("done\n"), err
+    target = {
+        "w": jax.ShapeDtypeStruct((5,), jnp.float32),
+        "carry": jax.ShapeDtypeStruct((8,), jnp.int32),
+    }
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        state, extra, _ = checkpoints.restore(target, on_fallback=never, partial=True)
+    assert (extra, float(state["w"][0]), int(state["carry"][0])) == ({"step": 4}, 5.0, 5)
