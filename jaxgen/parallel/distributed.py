@@ -12,7 +12,7 @@ from jaxgen.errors import JaxgenError
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_WAY_OUT = f"set {', '.join(_VARIABLES[:2])} and {_VARIABLES[2]} on every process, or unset all three for one"
+_WAY_OUT = f"set {', '.join(_VARIABLES[:2])} and {_VARIABLES[2]} for every process, or none of them for just one"
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ def initialize(*, timeout_seconds: float = 300) -> str:
         # JAX's own limit must never run out: its client ends the process when it does.
         lambda: jax.distributed.initialize(**cluster.arguments, initialization_timeout=10**8),
     )
+    if problem is not None and "must be called before" in problem:
+        raise JaxgenError("a device was touched before the processes had joined; call initialize() first of all")
     if problem is not None:
         raise JaxgenError(f"can't join the other processes ({cluster.found}): {problem}; {_WAY_OUT}")
     return cluster.found
@@ -69,8 +71,8 @@ def _try_for(timeout_seconds: float, call: Callable[[], Any]) -> str | None:
     thread.start()
     thread.join(timeout_seconds)
     if thread.is_alive():
-        return f"not all of them came within {timeout_seconds:g} s"
-    return " ".join(str(errors[0]).split()) if errors else None
+        return f"not all of them were there within {timeout_seconds:g} s; look whether each has started"
+    return " ".join(str(errors[0]).split()).rstrip(".") if errors else None
 
 
 def _find(environment: Mapping[str, str]) -> _Cluster | None:

@@ -5,6 +5,9 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxgen.errors import UsageError
 from jaxgen.train.context import Batch
@@ -21,12 +24,14 @@ def pmap_step(step: Step, axis_name: str = "batch", devices: Sequence[jax.Device
     Args:
         step: made with this `axis_name`.
         axis_name: the mapped axis.
-        devices: all local devices by default.
+        devices: all devices by default. With several processes each gives its own rows of batch and carry.
 
     Raises:
         UsageError: when it is called, if the batch can't be shared out equally over the devices.
     """
-    num_devices = jax.local_device_count() if devices is None else len(devices)
+    devices = jax.devices() if devices is None else devices
+    num_devices = sum(device.process_index == jax.process_index() for device in devices)
+    mesh = Mesh(np.asarray(devices), (axis_name,))
     axes: Any = TrainState(
         step=None, params=None, opt_state=None, model_state=None, carry=0, ema_params=None, rng=None
     )
@@ -35,11 +40,21 @@ def pmap_step(step: Step, axis_name: str = "batch", devices: Sequence[jax.Device
     )
 
     def apply(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        state = _place(state, mesh)
         state = replace(state, carry=_stack(state.carry, num_devices))
         state, metrics = mapped(state, _stack(batch, num_devices))
         return replace(state, carry=jax.tree.map(_unstack, state.carry)), metrics
 
     return apply
+
+
+def _place(state: TrainState, mesh: Mesh) -> TrainState:
+    """Puts a state where the step will leave it, so that the second call finds nothing new to trace."""
+    if jax.process_count() > 1 or state.step.sharding == NamedSharding(mesh, P()):
+        return state
+    shardings = jax.tree.map(lambda leaf: NamedSharding(mesh, P()), state)
+    rows = jax.tree.map(lambda leaf: NamedSharding(mesh, P(*mesh.axis_names)), state.carry)
+    return jax.device_put(state, replace(shardings, carry=rows))
 
 
 def _stack(tree: Any, num_devices: int) -> Any:
