@@ -4,10 +4,10 @@ Both give the same batches in the same order; `bind(step)` compiles the step onc
 returns `run(state, position, count) -> (state, metrics)`, which takes the `count` steps after `position`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-import chex
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
@@ -20,6 +20,25 @@ from jaxgen.train.state import TrainState
 from jaxgen.train.step import Metrics, Step, repeat
 
 Run = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
+
+
+def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a function for `jax.jit` that fails loudly where JAX would trace, and compile, it a second time.
+
+    `chex.assert_max_traces` does the same, but counts by the function's code: two runs in one process would
+    share a count.
+    """
+    traced = False
+
+    @functools.wraps(function)
+    def checked(*arguments: Any) -> Any:
+        nonlocal traced
+        if traced:
+            raise AssertionError(f"{function.__qualname__} is traced again: a shape or a sharding has changed")
+        traced = True
+        return function(*arguments)
+
+    return checked
 
 
 class ResidentFeed:
@@ -43,7 +62,7 @@ class ResidentFeed:
             return repeat(resident_step)(state, rows, count)
 
         compiled = jax.jit(
-            chex.assert_max_traces(call, n=1),
+            trace_once(call),
             donate_argnums=0,
             out_shardings=(state_shardings(state, self._mesh), None),
         )
@@ -87,7 +106,7 @@ class HostFeed:
     def bind(self, step: Step, state: TrainState) -> Run:
         """Compiles the step for states like this one."""
         compiled = jax.jit(
-            chex.assert_max_traces(step, n=1),
+            trace_once(step),
             donate_argnums=0,
             out_shardings=(state_shardings(state, self._mesh), None),
         )
