@@ -221,7 +221,7 @@ def _series(records: Records, key: str) -> tuple[list[float], list[float]]:
 
 
 def _panels(number: int) -> tuple[Figure, list[Axes]]:
-    columns = min(number, 3)
+    columns = 2 if number == 4 else min(number, 3)
     rows = -(-number // columns)
     figure = Figure(figsize=(4.4 * columns, 3.3 * rows), layout="constrained", dpi=130)
     return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(number)]
