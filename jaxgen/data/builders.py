@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxgen.errors import JaxgenError, UsageError, unknown
+from jaxgen.errors import JaxgenError, unknown
 
 _EMBEDDED = ("digits", "diabetes")
 _CONNECT_SECONDS = 20.0
