@@ -71,8 +71,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="feed-forward net 10-32-1, regression",
     data="diabetes, 442 patients (no network)",
-    time="",
-    reference="",
+    time="5 s on 2 CPU cores",
+    reference="x",
     baselines=ridge,
 )
 

@@ -65,8 +65,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="convolutional net: conv32 - pool - conv64 - pool - 128 - 10",
     data="MNIST (--data digits: no network)",
-    time="",
-    reference="",
+    time="5 s on 2 CPU cores",
+    reference="x",
     smoke={"data": "digits"},
 )
 

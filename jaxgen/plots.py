@@ -19,7 +19,7 @@ _NO_CURVE = ("steps_per_second", "examples_per_second", "tokens_per_second", "st
 _PREFERRED = ("loss", "accuracy", "mse", "r2")
 _MAX_CLASSES_WITH_COUNTS = 25
 
-Records = Sequence[Mapping[str, float]]
+Records = Sequence[Mapping[str, Any]]
 
 
 def curves(records: Records) -> Figure:
@@ -216,7 +216,7 @@ def _quantities(records: Records) -> list[str]:
 
 
 def _series(records: Records, key: str) -> tuple[list[float], list[float]]:
-    points = [(record["step"], record[key]) for record in records if key in record]
+    points = [(float(record["step"]), float(record[key])) for record in records if key in record]
     return [step for step, _ in points], [value for _, value in points]
 
 

@@ -86,7 +86,7 @@ class SavedRun:
         """Draws all plots again."""
         return draw_plots(self.directory, self.task, self.state, self.source(self.default_split))
 
-    def history(self) -> list[dict[str, float]]:
+    def history(self) -> list[dict[str, Any]]:
         """Reads the figures that were written during the run."""
         return read_lines(self.directory.metrics_path)
 

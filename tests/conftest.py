@@ -22,3 +22,9 @@ def shared_data() -> Path:
     if not directory.is_dir():
         pytest.skip(f"no prepared data at {directory}; set JAXGEN_SHARED_DATA")
     return directory
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory, in which the embedded sets are prepared on first use."""
+    return tmp_path_factory.mktemp("data")

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from jaxgen.errors import JaxgenError, UsageError
 from jaxgen.metrics import AnyArray
 
 
+@runtime_checkable
 class _Examples(Protocol):
     def __len__(self) -> int: ...
 

@@ -1,7 +1,7 @@
 """What every task has in common: the protocol, and how a model is applied inside a loss."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ from jaxgen.metrics import Mean
 from jaxgen.train.context import Batch, Context, Outputs, Params, Term
 
 
+@runtime_checkable
 class Task(Protocol):
     """A problem to optimise: a frozen dataclass around a model, known by its class name.
 

@@ -55,7 +55,7 @@ class ResidentFeed:
 
         def call(state: TrainState, arrays: Any, rows: Any, count: Any) -> tuple[TrainState, Metrics]:
             def resident_step(state: TrainState, row: Any) -> tuple[TrainState, Metrics]:
-                return step(state, gather_batch(arrays, *row))
+                return step(state, gather_batch(arrays, row["indices"], row["weights"]))
 
             if self.steps_per_call == 1:
                 return resident_step(state, jax.tree.map(lambda leaf: leaf[0], rows))
@@ -68,7 +68,8 @@ class ResidentFeed:
         )
 
         def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
-            rows = jax.tree.map(self._put, self.order.stacked(position, self.steps_per_call))
+            indices, weights = self.order.stacked(position, self.steps_per_call)
+            rows = {"indices": self._put(indices), "weights": self._put(weights)}
             return compiled(state, self._arrays, rows, np.int32(count))
 
         return run

@@ -49,13 +49,13 @@ class FitResult:
 
     state: TrainState
     figures: dict[str, Any]
-    history: list[dict[str, float]] = field(repr=False)
+    history: list[dict[str, Any]] = field(repr=False)
     finished_before: bool
 
 
 class _History(Hook):
     def __init__(self) -> None:
-        self.records: list[dict[str, float]] = []
+        self.records: list[dict[str, Any]] = []
 
     def on_report(self, step: int, figures: dict[str, float]) -> None:
         self.records.append({"step": step, **figures})

@@ -1,0 +1,203 @@
+"""Experiments from options to run directory, and the saved run opened again."""
+
+import dataclasses
+import importlib
+import json
+import re
+
+import numpy as np
+import pytest
+
+from jaxgen.cli import experiments
+from jaxgen.errors import JaxgenError, UsageError
+from jaxgen.run import run
+from jaxgen.saved_run import SavedRun, compare_runs
+
+EXPERIMENTS = {experiment.name: experiment for experiment in experiments()}
+
+
+def options(name, data_dir, workdir, **changes):
+    experiment = EXPERIMENTS[name]
+    defaults = {"data": "diabetes" if name == "diabetes_fnn" else "digits", "steps": 20}
+    return experiment, experiment.config(**{**defaults, "data_dir": data_dir, "workdir": workdir, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+    """A run of `mnist_fnn` to its end, on digits."""
+    workdir = tmp_path_factory.mktemp("runs") / "a"
+    experiment, config = options("mnist_fnn", data_dir, workdir, steps=None, epochs=10)
+    run(experiment, config)
+    return workdir
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_smoke_run_leaves_everything(name, data_dir, tmp_path, capsys):
+    experiment, config = options(name, data_dir, tmp_path / "run", smoke=True)
+    run(experiment, config)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == printed[-2] == f"run directory: {tmp_path / 'run'}"
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 20
+    for figure in ("test/loss", "train/examples_per_second", "seconds", "parameters", "device"):
+        assert figure in result
+        assert figure in printed[-1]
+    assert len(list((tmp_path / "run" / "plots").glob("*.png"))) >= 2
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert steps[-1] == 20
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_says_what_it_is(name):
+    experiment = EXPERIMENTS[name]
+    assert importlib.import_module(f"experiments.{name}").EXPERIMENT is experiment
+    assert all((experiment.summary, experiment.data, experiment.time, experiment.reference))
+
+
+def test_feed_forward_net_learns_digits(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["test/accuracy"] >= 0.95
+    assert result["parameters"] == 784 * 128 + 128 + 128 * 10 + 10
+
+
+def test_saved_run_gives_the_same_figures(finished, data_dir):
+    result = json.loads((finished / "result.json").read_text())
+    figures = SavedRun(finished, data_dir).evaluate()
+    assert {name for name in result if name.startswith("test/")} == figures.keys()
+    for name, value in figures.items():
+        assert value == pytest.approx(result[name], abs=1e-6), name
+
+
+def test_finished_run_is_left_alone(finished, data_dir, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    experiment, config = options("mnist_fnn", data_dir, finished, steps=None, epochs=10)
+    run(experiment, config)
+    assert "finished already, at step 230" in capsys.readouterr().out
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert not {name for name in changed if not name.startswith("events.out")}
+
+
+def test_other_run_in_the_directory_is_refused(finished, data_dir):
+    with pytest.raises(UsageError, match="holds a run of mnist_fnn, not of mnist_cnn"):
+        run(*options("mnist_cnn", data_dir, finished))
+    changes = {"steps": None, "epochs": 10, "optimizer": "sgd", "batch_size": 32}
+    with pytest.raises(UsageError, match=r"optimizer\.name: 'adam' -> 'sgd'.*training\.batch_size: 64 -> 32"):
+        run(*options("mnist_fnn", data_dir, finished, **changes))
+    with pytest.raises(UsageError, match="can be made longer, not cut to 20"):
+        run(*options("mnist_fnn", data_dir, finished))
+
+
+def test_longer_run_goes_on_with_its_schedule(data_dir, tmp_path, capsys):
+    cosine = {"schedule": "cosine", "warmup_steps": 2}
+    run(*options("mnist_fnn", data_dir, tmp_path / "run", steps=10, **cosine))
+    run(*options("mnist_fnn", data_dir, tmp_path / "run", steps=15, **cosine))
+    assert "resumed at step 10" in capsys.readouterr().out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["optimizer"]["schedule"]["horizon"] == 10
+    assert config["steps"] == 15
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 15
+
+
+def test_until_converged_stops_and_takes_the_best_state(data_dir, tmp_path):
+    changes = {"steps": None, "epochs": 60, "until_converged": True, "patience": 2, "learning_rate": 1e-2}
+    run(*options("mnist_fnn", data_dir, tmp_path / "run", **changes))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["validation/loss"] for line in lines if "validation/loss" in line}
+    best = min(losses, key=losses.get)
+    assert result["steps"] < 60 * 21
+    assert sum(step > best for step in losses) == 2
+    assert result["evaluated_step"] == best
+    assert result["validation/loss"] == pytest.approx(losses[best], abs=1e-6)
+    assert not any("test/loss" in line for line in lines), "the test split decides nothing"
+    assert SavedRun(tmp_path / "run", data_dir).evaluate()["test/loss"] == pytest.approx(result["test/loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("experiment", ["mnist_fnn", "mnist_cnn"])
+def test_options_reach_the_model_and_the_loss(experiment, data_dir, tmp_path):
+    changes = {"loss": "mse", "dropout": 0.1, "batch_norm": True, "ema_decay": 0.9, "clip_norm": 1.0, "steps": 2}
+    run(*options(experiment, data_dir, tmp_path / "run", **changes, widths=(7,)))
+    saved = SavedRun(tmp_path / "run", data_dir)
+    assert saved.task.objective == "mse"
+    assert saved.task.model.widths == (7,)
+    assert "batch_stats" in saved.state.model_state
+    assert saved.state.ema_params is not None
+
+
+def test_regression_stands_beside_ridge(data_dir, tmp_path):
+    from sklearn.linear_model import Ridge
+    from sklearn.metrics import r2_score
+
+    run(*options("diabetes_fnn", data_dir, tmp_path / "run", steps=None))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    train, test = (SavedRun(tmp_path / "run", data_dir).source(split).arrays() for split in ("train", "test"))
+    scale = train["features"].std(axis=0)
+    ridge = Ridge(10.0).fit(train["features"] / scale, train["target"])
+    assert result["ridge/r2"] == pytest.approx(r2_score(test["target"], ridge.predict(test["features"] / scale)), abs=0.03)
+    assert result["test/r2"] > result["ridge/r2"] - 0.05
+
+
+def test_compare_sets_runs_side_by_side(finished, data_dir, tmp_path):
+    run(*options("mnist_fnn", data_dir, tmp_path / "b", steps=3))
+    rows, figure = compare_runs([finished, tmp_path / "b"])
+    table = {row[0]: row[1:] for row in rows}
+    assert table["steps"] == ["230", "3"]
+    assert [axes.get_title() for axes in figure.axes][:2] == ["loss", "accuracy"]
+    (tmp_path / "c").mkdir()
+    with pytest.raises(JaxgenError, match="is no run directory"):
+        compare_runs([finished, tmp_path / "c"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch size must be at least 1"),
+        ({"batch_size": -8}, "batch size must be at least 1"),
+        ({"batch_size": 4096}, "larger than the training set of 1437"),
+        ({"steps": 0}, "at least 1"),
+        ({"optimizer": "adamm"}, "unknown optimizer 'adamm'; did you mean adam"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean cosine"),
+        ({"learning_rate": -1.0}, "learning rate"),
+        ({"data": "digit"}, "unknown data set 'digit'; did you mean digits"),
+        ({"data": "diabetes"}, "no image"),
+        ({"activation": "rellu"}, "unknown activation 'rellu'; did you mean relu"),
+        ({"validation_fraction": 1.5}, "between 0.01 and 0.99"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"accumulate": 3}, "batch"),
+    ],
+)
+def test_bad_options_are_one_line(changes, message, data_dir, tmp_path):
+    with pytest.raises(JaxgenError, match=message) as caught:
+        run(*options("mnist_fnn", data_dir, tmp_path / "run", **changes))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_directory_that_cannot_be_written_is_one_line(data_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JaxgenError, match=r"can't write the run directory .*; choose another with --workdir"):
+        run(*options("mnist_fnn", data_dir, tmp_path / "file" / "run"))
+
+
+def test_diverging_run_keeps_the_last_good_checkpoint(data_dir, tmp_path):
+    changes = {"steps": 60, "checkpoint_every": 5, "optimizer": "sgd", "learning_rate": 1.0}
+    experiment, config = options("mnist_fnn", data_dir, tmp_path / "run", **changes)
+    with pytest.raises(JaxgenError, match=r"turned NaN or infinite at step \d+: ") as caught:
+        run(experiment, dataclasses.replace(config, loss="mse", learning_rate=1e12))
+    assert re.search(r"smaller --learning-rate.*(no checkpoint had been made|last good checkpoint)", str(caught.value))
+
+
+def test_damaged_checkpoint_falls_back(data_dir, tmp_path, capsys):
+    run(*options("mnist_fnn", data_dir, tmp_path / "run", steps=10, checkpoint_every=5))
+    (tmp_path / "run" / "checkpoints" / "10" / "meta" / "meta.json").write_text("{")
+    run(*options("mnist_fnn", data_dir, tmp_path / "run", steps=12, checkpoint_every=5))
+    printed = capsys.readouterr().out
+    assert "damaged checkpoint of step 10" in printed
+    assert "resumed at step 5" in printed
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    reported = [line["step"] for line in lines if "train/loss" in line]
+    assert len(reported) == len(set(reported))
+    assert np.isfinite([line["train/loss"] for line in lines if "train/loss" in line]).all()
