@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxgen.errors import UsageError
 from jaxgen.train.context import Batch, Loss, Params
 from jaxgen.train.gradients import dense
 from jaxgen.train.state import TrainState
@@ -30,6 +31,10 @@ class Player:
     owns: tuple[str, ...] = ()
     repeats: int = 1
 
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise UsageError(f"player {self.name!r} has {self.repeats} repeats; it needs 1 or more")
+
     def owned(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Picks the part of the parameters that this player changes."""
         return {key: params[key] for key in self.owns or (self.name,)}
@@ -40,6 +45,11 @@ class Players:
     """The players of a game in the order of their turns; has the `init` of an optimiser."""
 
     players: Sequence[Player]
+
+    def __post_init__(self) -> None:
+        names = [player.name for player in self.players]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"a game needs players of different names, not {names}")
 
     def init(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Makes the optimiser states, by player."""

@@ -324,7 +324,7 @@ def split_batch(tree: Any, parts: int) -> Any:
     Part i holds rows i, i + parts, ...: each device cuts its own rows, and nothing moves.
     """
 
-    def cut(leaf: Array) -> Array:
+    def cut(leaf: Any) -> Array:
         if leaf.shape[0] % parts:
             raise UsageError(f"a batch of {leaf.shape[0]} on a device can't be cut into {parts} equal parts")
         return jnp.moveaxis(leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), 1, 0)

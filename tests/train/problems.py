@@ -86,7 +86,9 @@ def plain():
         {"x": _normal(i, BATCH, 4), "y": np.arange(BATCH, dtype=np.int32) % 3, "weight": ragged_weights(i)}
         for i in range(STEPS)
     ]
-    return Problem(_plain_loss, {"hidden": _normal(8, 4, 5), "output": _normal(9, 5, 3)}, batches, optax.sgd(0.3))
+    return Problem(
+        _plain_loss, {"hidden": _normal(8, 4, 5), "output": _normal(9, 5, 3)}, batches, optax.sgd(0.3)
+    )
 
 
 def _two_terms_loss(params, model_state, carry, batch, context):
@@ -94,7 +96,10 @@ def _two_terms_loss(params, model_state, carry, batch, context):
     tokens = (hidden - batch["x"]) ** 2
     pairs = hidden.mean(axis=(1, 2)) * batch["pair"]
     warm_up = 1 / (1 + context.step)
-    terms = {"tokens": Mean.of(tokens, batch["mask"]), "pairs": Term(Mean.of(pairs, batch["weight"]), warm_up)}
+    terms = {
+        "tokens": Mean.of(tokens, batch["mask"]),
+        "pairs": Term(Mean.of(pairs, batch["weight"]), warm_up),
+    }
     return terms, Outputs({}, model_state, carry)
 
 
@@ -123,7 +128,8 @@ def _carried_loss(params, model_state, carry, batch, context):
 def carried():
     """A recurrent state for each stream, and how long it is, from step to step."""
     batches = [
-        {"x": _normal(i, BATCH, 4), "y": _normal(i + 50, BATCH), "weight": ragged_weights(i)} for i in range(STEPS)
+        {"x": _normal(i, BATCH, 4), "y": _normal(i + 50, BATCH), "weight": ragged_weights(i)}
+        for i in range(STEPS)
     ]
     return Problem(
         _carried_loss,
@@ -136,7 +142,9 @@ def carried():
 
 
 def _game_loss(sign, params, model_state, carry, batch, context):
-    fake = jnp.tanh(jax.vmap(lambda rng: jax.random.normal(rng, (3,)))(context.example_rngs()) @ params["maker"])
+    fake = jnp.tanh(
+        jax.vmap(lambda rng: jax.random.normal(rng, (3,)))(context.example_rngs()) @ params["maker"]
+    )
     score = jnp.tanh(batch["x"] @ params["judge"]) - jnp.tanh(fake @ params["judge"] + 0.1 * carry)
     terms = {"score": Mean.of(sign * score + 0.1 * score**2, batch["weight"])}
     carry = jax.lax.stop_gradient(jnp.tanh(carry + fake.sum(axis=1)))
@@ -267,5 +275,7 @@ def assert_close(actual, expected, rtol=1e-5, atol=1e-6):
     tests look for (a factor of 8 or 4, a wrong divisor, a row left out) moves the parameters by 1e-2 and more.
     """
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path))
