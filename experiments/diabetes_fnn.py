@@ -73,6 +73,7 @@ EXPERIMENT = Experiment(
     data="diabetes, 442 patients (no network)",
     time="5 s on 2 CPU cores",
     reference="x",
+    needs=("features", "target"),
     baselines=ridge,
 )
 

@@ -56,7 +56,9 @@ EXPERIMENT = Experiment(
     data="MNIST (--data digits: no network)",
     time="5 s on 2 CPU cores",
     reference="x",
+    needs=("image", "label"),
     smoke={"data": "digits"},
+    recipes={"digits": {"epochs": 40}},
 )
 
 if __name__ == "__main__":

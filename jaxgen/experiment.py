@@ -29,6 +29,10 @@ class TrainConfig:
     """The data set: an embedded one (digits, diabetes) or a tfds name."""
     data_dir: Path | None = None
     """Where prepared sets lie. By default TFDS_DATA_DIR, or tfds's own directory."""
+    train_split: str = "train"
+    """What to train on, in tfds notation: train, train[:90%], train[55000:]."""
+    test_split: str = "test"
+    """What to test on, in tfds notation."""
     workdir: Path | None = None
     """The run directory; one that holds this run is gone on with. By default runs/EXPERIMENT/DATE-TIME."""
     epochs: int = 10
@@ -91,7 +95,9 @@ class Experiment:
         data: on what.
         time: how long it takes, and on what machine.
         reference: the figure it reaches.
+        needs: what an example of the data must have.
         smoke: options that make a trial run of it.
+        recipes: other defaults of the options, by data set.
         image_size: (height, width) that images are resized to; None leaves them as they are.
         baselines: simple rivals' figures on the test split, from (train, test) arrays.
     """
@@ -103,7 +109,9 @@ class Experiment:
     data: str
     time: str
     reference: str
+    needs: tuple[str, ...]
     smoke: Mapping[str, Any] = field(default_factory=dict)
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     image_size: tuple[int, int] | None = None
     baselines: Callable[[Any, Any], dict[str, float]] | None = None
 
@@ -129,17 +137,20 @@ def smoke_config(experiment: Experiment, config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, **{"steps": 20, "report_every": 5, **experiment.smoke})
 
 
-def training_split(config: TrainConfig, split: str = "train") -> tuple[str, str | None]:
+def training_split(config: TrainConfig) -> tuple[str, str | None]:
     """Gives the splits, in tfds notation, to train on and to validate on.
 
     Raises:
-        UsageError: for a fraction that leaves nothing on one side.
+        UsageError: for a fraction that leaves nothing on one side, or a part of a part.
     """
+    split = config.train_split
     fraction = config.validation_fraction
     if config.until_converged and fraction == 0:
         fraction = 0.1
     if fraction == 0:
         return split, None
+    if "[" in split:
+        raise UsageError(f"--train-split {split} is a part already: hold out validation from a whole split")
     percent = round(100 * (1 - fraction))
     if not 0 < percent < 100:
         raise UsageError(f"--validation-fraction must lie between 0.01 and 0.99, not {fraction}")

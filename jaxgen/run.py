@@ -18,17 +18,30 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> NoRe
     """Runs an experiment from the command line, and exits: 0 done, 1 failure, 2 usage, 128 + a signal's number."""
     arguments = sys.argv[1:] if arguments is None else arguments
 
-    def action() -> None:
-        import tyro
-
-        name = f"python -m experiments.{experiment.name}"
-        config = tyro.cli(experiment.config, args=arguments, prog=name, description=experiment.summary)
-        run(experiment, config)
-
-    guard(action, debug="--debug" in arguments)
+    guard(lambda: run(experiment, parse(experiment, arguments)), debug="--debug" in arguments)
 
 
-def guard(action: Callable[[], None], debug: bool) -> NoReturn:
+def parse(experiment: Experiment, arguments: Sequence[str]) -> TrainConfig:
+    """Reads an experiment's options; exits with code 2, and the nearest valid option, where they are wrong.
+
+    Where the experiment has a recipe for the data set, that gives the defaults.
+    """
+    import tyro
+
+    def read(**defaults: Any) -> TrainConfig:
+        return tyro.cli(
+            experiment.config,
+            args=arguments,
+            default=experiment.config(**defaults) if defaults else None,
+            prog=f"python -m experiments.{experiment.name}",
+            description=experiment.summary,
+        )
+
+    config = read()
+    return read(data=config.data, **experiment.recipes[config.data]) if config.data in experiment.recipes else config
+
+
+def guard(action: Callable[[], Any], debug: bool) -> NoReturn:
     """Carries out an action and exits, with one line for the person in place of a traceback."""
     from jaxgen.train.loop import Interrupted
 
@@ -140,12 +153,19 @@ def _load_splits(experiment: Experiment, config: TrainConfig) -> dict[str, Any]:
     if config.epochs < 1 or (config.steps is not None and config.steps < 1):
         raise UsageError("--epochs and --steps must be at least 1")
     train, validation = training_split(config)
-    wanted = {"train": train, "validation": validation, "test": "test"}
-    return {
+    wanted = {"train": train, "validation": validation, "test": config.test_split}
+    splits = {
         name: load(config.data, split, data_dir=config.data_dir, image_size=experiment.image_size)
         for name, split in wanted.items()
         if split is not None
     }
+    found = splits["train"][0]
+    if any(name not in found for name in experiment.needs):
+        raise UsageError(
+            f"{experiment.name} needs data with {' and '.join(experiment.needs)}; {config.data} has "
+            f"{' and '.join(found)}"
+        )
+    return splits
 
 
 def _new_directory(name: str) -> Path:

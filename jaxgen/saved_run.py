@@ -10,7 +10,7 @@ from jaxgen.config import rebuild
 from jaxgen.data.sources import Source, load
 from jaxgen.errors import JaxgenError, UsageError
 from jaxgen.files import read_lines
-from jaxgen.parallel import make_mesh
+from jaxgen.parallel import make_mesh, state_shardings
 from jaxgen.run_directory import RunDirectory
 from jaxgen.train.checkpoint import Checkpoints
 from jaxgen.train.evaluate import Evaluator, predict_split
@@ -62,13 +62,14 @@ class SavedRun:
         with Checkpoints(self.directory.checkpoints, best_metric=monitor, read_only=True) as checkpoints:
             step = checkpoints.best_step() if monitor else None
             restored, _, step = checkpoints.restore(target, step, on_fallback=_say, partial=True)
-        return TrainState(
+        state = TrainState(
             step=jax.numpy.int32(step),
             opt_state=(),
             carry=(),
             rng=jax.random.key(0),
             **{"ema_params": None, **restored},
         )
+        return jax.device_put(state, state_shardings(state, make_mesh()))
 
     @property
     def default_split(self) -> str:

@@ -261,8 +261,8 @@ class _Run:
                 figures = self.directory.result()
             else:
                 figures = {**self._figures(loop), "evaluated_step": step}
-            if self.directory is not None and jax.process_index() == 0:
-                self.directory.finish(figures)
+                if self.directory is not None and jax.process_index() == 0:
+                    self.directory.finish(figures)
         return FitResult(self.state, figures, history.records, finished_before)
 
     def _open_checkpoints(self, stack: contextlib.ExitStack) -> Any:
