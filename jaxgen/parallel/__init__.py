@@ -10,6 +10,7 @@ _NAMES = {
     "make_mesh": "jaxgen.parallel.sharding",
     "pmap_step": "jaxgen.parallel.pmap",
     "put_batch": "jaxgen.parallel.sharding",
+    "put_state": "jaxgen.parallel.sharding",
     "state_shardings": "jaxgen.parallel.sharding",
 }
 

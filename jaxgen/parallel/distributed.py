@@ -12,7 +12,9 @@ from jaxgen.errors import JaxgenError
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-_WAY_OUT = f"set {', '.join(_VARIABLES[:2])} and {_VARIABLES[2]} for every process, or none of them for just one"
+_WAY_OUT = (
+    f"set {', '.join(_VARIABLES[:2])} and {_VARIABLES[2]} for every process, or none of them for just one"
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class _Cluster:
     arguments: dict[str, Any]
 
 
-def initialize(*, timeout_seconds: float = 300) -> str:
+def initialize(*, timeout_seconds: int = 300) -> str:
     """Joins the other processes of the run, if the environment says that there are any.
 
     They are looked for in JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, in the variables of a
@@ -51,13 +53,15 @@ def initialize(*, timeout_seconds: float = 300) -> str:
         lambda: jax.distributed.initialize(**cluster.arguments, initialization_timeout=10**8),
     )
     if problem is not None and "must be called before" in problem:
-        raise JaxgenError("a device was touched before the processes had joined; call initialize() first of all")
+        raise JaxgenError(
+            "a device was touched before the processes had joined; call initialize() first of all"
+        )
     if problem is not None:
         raise JaxgenError(f"can't join the other processes ({cluster.found}): {problem}; {_WAY_OUT}")
     return cluster.found
 
 
-def _try_for(timeout_seconds: float, call: Callable[[], Any]) -> str | None:
+def _try_for(timeout_seconds: int, call: Callable[[], Any]) -> str | None:
     """Makes a call that blocks, in a thread that is left behind if it doesn't return; gives what went wrong."""
     errors: list[Exception] = []
 
@@ -71,7 +75,7 @@ def _try_for(timeout_seconds: float, call: Callable[[], Any]) -> str | None:
     thread.start()
     thread.join(timeout_seconds)
     if thread.is_alive():
-        return f"not all of them were there within {timeout_seconds:g} s; look whether each has started"
+        return f"not all of them were there within {timeout_seconds} s; look whether each has started"
     return " ".join(str(errors[0]).split()).rstrip(".") if errors else None
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxgen.errors import UsageError
+from jaxgen.train.state import TrainState
 
 Rules = Sequence[tuple[str, P]]
 
@@ -39,8 +41,8 @@ def make_mesh(devices: Sequence[jax.Device] | None = None, axes: Mapping[str, in
     devices = jax.devices() if devices is None else list(devices)
     axes = {DATA_AXIS: len(devices)} if axes is None else axes
     if math.prod(axes.values()) != len(devices):
-        shape = " x ".join(f"{name} {size}" for name, size in axes.items())
-        raise UsageError(f"a mesh of {shape} takes {math.prod(axes.values())} devices, not {len(devices)}")
+        taken = math.prod(axes.values())
+        raise UsageError(f"a mesh of {_describe(axes)} takes {taken} devices, not {len(devices)}")
     return jax.make_mesh(
         tuple(axes.values()), tuple(axes), devices=devices, axis_types=(AxisType.Auto,) * len(axes)
     )
@@ -51,7 +53,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(DATA_AXIS))
 
 
-def state_shardings(state: Any, mesh: Mesh, rules: Rules = PARAMETER_RULES) -> Any:
+def state_shardings(state: TrainState, mesh: Mesh, rules: Rules = PARAMETER_RULES) -> TrainState:
     """Says where each leaf of a train state lies.
 
     Parameters follow the rules; moving averages and what the optimiser keeps in a parameter's shape lie like
@@ -97,6 +99,14 @@ def state_shardings(state: Any, mesh: Mesh, rules: Rules = PARAMETER_RULES) -> A
     )
 
 
+def put_state(state: TrainState, mesh: Mesh, rules: Rules = PARAMETER_RULES) -> TrainState:
+    """Puts a state where `state_shardings` says; with several processes each must have the same one, in full."""
+    shardings = state_shardings(state, mesh, rules)
+    if jax.process_count() == 1:
+        return jax.device_put(state, shardings)
+    return jax.tree.map(_put_global, state, shardings)
+
+
 def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Puts a batch of host arrays on the devices, cut over `data`.
 
@@ -134,6 +144,18 @@ def check_batch_size(batch_size: int, num_devices: int) -> None:
         )
 
 
+def _put_global(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Puts what every process has in full; JAX does it for arrays, and checks that they are equal."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put_global(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return jax.device_put(np.asarray(leaf), sharding)
+
+
+def _describe(axes: Mapping[str, int]) -> str:
+    return " x ".join(f"{name} {size}" for name, size in axes.items())
+
+
 def _path(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
@@ -142,12 +164,12 @@ def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules) -> P:
     """Finds the first rule for a parameter, without the axes that the mesh lacks."""
     rule = next((spec for pattern, spec in rules if re.search(pattern, path)), P())
     spec = P(*(_present(axes, mesh) for axes in rule))
-    parts = [math.prod(mesh.shape[axis] for axis in axes) for axes in spec if axes]
     try:
         NamedSharding(mesh, spec).shard_shape(shape)
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise UsageError(
-            f"parameter {path!r} of shape {shape} can't be cut as {rule} says, into {parts} parts; change its rule"
+            f"parameter {path!r} of shape {shape} can't be cut as {rule} says, on a mesh of {_describe(mesh.shape)};"
+            " change its rule"
         ) from error
     return spec
 
