@@ -12,6 +12,7 @@ _NAMES = {
     "TrainState": "jaxgen.train.state",
     "UsageError": "jaxgen.errors",
     "fit": "jaxgen.train.fit",
+    "load": "jaxgen.data.sources",
     "make_eval_step": "jaxgen.train.step",
     "make_players_step": "jaxgen.train.players",
     "make_train_step": "jaxgen.train.step",
