@@ -1,190 +1,225 @@
-"""Pictures of runs: curves, confusion matrices, mistakes, filters. Each function gives a Matplotlib figure."""
+"""Pictures of runs: curves, confusion matrices, mistakes, filters. Each function gives a Matplotlib figure.
 
+No function goes through pyplot: a notebook's own figures, backend and style stay as they are.
+"""
+
+import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int, Shaped
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from jaxgen.errors import JaxgenError
+from jaxgen.plot_curves import compare_curves, curves
+from jaxgen.plot_style import COLOURS, INK, declutter, message, new_figure, styled
 
-# Okabe and Ito's colours, told apart by nearly everybody.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-_SPLIT_COLOURS = {"train": "#9A9A9A", "validation": "#0072B2", "test": "#D55E00"}
-# What is measured, not learnt, needs no curve.
-_NO_CURVE = ("steps_per_second", "examples_per_second", "tokens_per_second", "step")
-_PREFERRED = ("loss", "accuracy", "mse", "r2")
+__all__ = [
+    "compare_curves",
+    "confusion_matrix",
+    "curves",
+    "first_layer_filters",
+    "predicted_against_true",
+    "save",
+    "worst_mistakes",
+]
+
 _MAX_CLASSES_WITH_COUNTS = 25
-
-Records = Sequence[Mapping[str, Any]]
-
-
-def curves(records: Records) -> Figure:
-    """Draws each quantity of a run against the step, all splits in one panel.
-
-    Args:
-        records: the lines of `metrics.jsonl`.
-    """
-    names = _quantities(records)
-    if not names:
-        return _message("no figures yet")
-    figure, panels = _panels(len(names))
-    for axes, name in zip(panels, names, strict=True):
-        for split, colour in _SPLIT_COLOURS.items():
-            steps, values = _series(records, f"{split}/{name}")
-            _line(axes, steps, values, split, colour)
-        _finish(axes, name)
-    return figure
+_MAX_CLASSES_WITH_NAMES = 50
+_NAME_LENGTH = 22
 
 
-def compare_curves(runs: Mapping[str, Records]) -> Figure:
-    """Draws several runs' evaluations in one figure, a panel a quantity.
-
-    Args:
-        runs: name to the lines of its `metrics.jsonl`.
-    """
-    names = list(dict.fromkeys(name for records in runs.values() for name in _quantities(records)))
-    if not names:
-        return _message("no figures yet")
-    figure, panels = _panels(len(names))
-    for axes, name in zip(panels, names, strict=True):
-        for number, (run, records) in enumerate(runs.items()):
-            split = next(
-                (s for s in ("validation", "test", "train") if _series(records, f"{s}/{name}")[0]), None
-            )
-            if split is not None:
-                steps, values = _series(records, f"{split}/{name}")
-                _line(axes, steps, values, f"{run} ({split})", _COLOURS[number % len(_COLOURS)])
-        _finish(axes, name)
-    return figure
-
-
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, class_names: Sequence[str]) -> Figure:
+@styled
+def confusion_matrix(
+    labels: Int[np.ndarray, " examples"],
+    predictions: Int[np.ndarray, " examples"],
+    class_names: Sequence[str],
+) -> Figure:
     """Draws which class was taken for which: counts, coloured by their share of the true class.
 
+    The colours favour small shares, since those are the mistakes.
+
     Args:
-        labels: int [examples], the true classes.
-        predictions: int [examples].
+        labels: the true classes.
+        predictions: the predicted ones.
         class_names: a name a class.
+
+    Raises:
+        JaxgenError: for a class that has no name.
     """
     number = len(class_names)
+    if not len(labels):
+        return message("no examples")
+    for kind, classes in (("label", labels), ("prediction", predictions)):
+        beyond = classes[(classes < 0) | (classes >= number)]
+        if len(beyond):
+            raise JaxgenError(f"{kind} {beyond[0]} has no class name: there are {number} of them, from 0")
     counts = np.zeros((number, number), int)
     np.add.at(counts, (labels, predictions), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    size = min(12.0, max(4.5, 1.6 + 0.5 * number))
-    figure = Figure(figsize=(size, size), layout="constrained", dpi=130)
+    with_counts = number <= _MAX_CLASSES_WITH_COUNTS
+    size = max(4.5, 1.6 + 0.42 * number) if with_counts else 9.0
+    figure = new_figure(size if with_counts else size + 0.8, size)
     axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if number <= _MAX_CLASSES_WITH_COUNTS:
+    norm = PowerNorm(0.5, vmin=0, vmax=1)
+    drawn = axes.imshow(shares, cmap="Blues", norm=norm)
+    if with_counts:
         for row, column in np.argwhere(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "white" if norm(shares[row, column]) > 0.55 else INK
             axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xticks(range(number), class_names, rotation=45 if max(map(len, class_names)) > 3 else 0)
-        axes.set_yticks(range(number), class_names)
-    accuracy = float(np.trace(counts) / max(counts.sum(), 1))
-    axes.set(xlabel="predicted", ylabel="true", title=f"accuracy {100 * accuracy:.2f} % of {counts.sum():,}")
+    else:
+        share_of_class = PercentFormatter(1, symbol=" %")
+        figure.colorbar(drawn, ax=axes, shrink=0.7, label="share of the true class", format=share_of_class)
+    _name_classes(axes, class_names)
+    correct = int(np.trace(counts))
+    axes.set_title(f"accuracy {100 * correct / len(labels):.2f} %: {correct:,} of {len(labels):,} right")
     return figure
 
 
+@styled
 def worst_mistakes(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
+    images: Shaped[np.ndarray, "examples height width channels"],
+    labels: Int[np.ndarray, " examples"],
+    probabilities: Float[np.ndarray, "examples classes"],
     class_names: Sequence[str],
     count: int = 24,
 ) -> Figure:
     """Draws the wrong predictions that were made with the most confidence.
 
     Args:
-        images: uint8 [examples, height, width, channels].
-        labels: int [examples], the true classes.
-        probabilities: float [examples, classes].
+        images: grey or colour, bytes from 0 to 255; other numbers are drawn from their lowest to their highest.
+        labels: the true classes.
+        probabilities: of each class; examples whose probabilities aren't all finite are left out.
         class_names: a name a class.
-        count: how many to show.
+        count: how many to show at most.
     """
+    finite = np.isfinite(probabilities).all(axis=1)
+    left_out = f"; {np.sum(~finite):,} without finite probabilities left out" if not finite.all() else ""
     predictions = probabilities.argmax(axis=1)
-    confidence = probabilities.max(axis=1)
-    wrong = np.flatnonzero(predictions != labels)
+    wrong = np.flatnonzero(finite & (predictions != labels))
     if not len(wrong):
-        return _message("no mistakes")
+        return message(f"no mistakes among {np.sum(finite):,} examples{left_out}")
+    confidence = probabilities.max(axis=1)
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:count]
     columns = min(6, len(chosen))
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(1.55 * columns + 0.3, 1.85 * rows + 0.5), layout="constrained", dpi=130)
-    figure.suptitle(
-        f"the {len(chosen)} most confident of {len(wrong):,} mistakes: true → predicted", fontsize=10
+    figure = new_figure(max(1.5 * columns, 4.0), 1.78 * rows + 0.45)
+    shown = (
+        "the only mistake" if len(wrong) == 1 else f"{len(chosen)} most confident of {len(wrong):,} mistakes"
     )
+    figure.suptitle(f"{shown} (true → predicted){left_out}", wrap=True)
+    pixels, grey = _displayable(images[chosen])
     for place, index in enumerate(chosen):
         axes = figure.add_subplot(rows, columns, place + 1)
-        _show_image(axes, images[index])
-        true, predicted = class_names[labels[index]], class_names[predictions[index]]
-        separator = "\n" if len(true) + len(predicted) > 8 else " "
-        axes.set_title(f"{true} → {predicted}{separator}({100 * confidence[index]:.0f} %)", fontsize=8)
+        axes.imshow(pixels[place], cmap=grey, vmin=0, vmax=1)
+        true, predicted = (_shortened(class_names[c]) for c in (labels[index], predictions[index]))
+        share = f"({100 * confidence[index]:.1f} %)"
+        lines = f"{true} → {predicted} {share}"
+        if len(lines) > _NAME_LENGTH:
+            lines = f"{true} →\n{predicted} {share}"
+        if len(predicted) > _NAME_LENGTH - len(share):
+            lines = f"{true}\n→ {predicted}\n{share}"
+        axes.set_title(lines, fontsize=8, pad=3)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color("#D0D0D0")
     return figure
 
 
+@styled
 def first_layer_filters(
     params: Mapping[str, Any], image_shape: Sequence[int], count: int = 64
 ) -> Figure | None:
-    """Draws the first layer's weights as images: blue against, red for.
+    """Draws the first layer's weights as images, all on one scale: blue below zero, red above.
+
+    Weights on red, green and blue are drawn as these colours, zero as grey. Other numbers of channels are
+    averaged over.
 
     Args:
-        params: a model's parameters; the first convolution in it, else the first dense kernel whose rows are
-            the pixels of an image.
+        params: a model's parameters. The first layer is the first convolution over the image's channels, by
+            the layers' names; without any, the first dense layer with a row of weights a pixel.
         image_shape: (height, width, channels).
         count: how many units to show at most.
 
     Returns:
         The figure, or None where no layer looks at pixels.
     """
-    kernels = _kernels(params)
-    convolutions = [kernel for kernel in kernels if kernel.ndim == 4 and kernel.shape[2] == image_shape[-1]]
-    dense = [kernel for kernel in kernels if kernel.ndim == 2 and kernel.shape[0] == np.prod(image_shape)]
-    if convolutions:
-        filters = np.moveaxis(convolutions[0], -1, 0)
-    elif dense:
-        filters = dense[0].T.reshape(-1, *image_shape)
-    else:
+    filters = _first_filters(params, tuple(image_shape))
+    if filters is None:
         return None
-    filters = filters[:count].mean(axis=-1)
-    columns = min(8, len(filters))
-    rows = -(-len(filters) // columns)
-    figure = Figure(figsize=(0.95 * columns, 0.95 * rows + 0.4), layout="constrained", dpi=130)
-    figure.suptitle(f"first layer, {len(filters)} units", fontsize=10)
-    for place, weights in enumerate(filters):
-        axes = figure.add_subplot(rows, columns, place + 1)
-        limit = float(np.abs(weights).max()) or 1.0
-        axes.imshow(weights, cmap="RdBu_r", vmin=-limit, vmax=limit)
-        axes.set_axis_off()
+    units = len(filters)
+    filters = filters[:count]
+    # The few weights beyond are clipped, lest one of them fade all the others.
+    limit = (
+        float(np.percentile(np.abs(filters[np.isfinite(filters)]), 99.5)) if np.isfinite(filters).any() else 0
+    )
+    limit = limit or 1.0
+    coloured = filters.shape[-1] == 3
+    if coloured:
+        sheet = _tiled(np.clip(0.5 + 0.5 * filters / limit, 0, 1), background=1.0)
+    else:
+        sheet = _tiled(filters.mean(axis=-1, keepdims=True), background=np.nan)[..., 0]
+    height, width = sheet.shape[:2]
+    figure = new_figure(7.5 if coloured else 8.4, 7.5 * height / width + 0.45)
+    axes = figure.add_subplot()
+    drawn = axes.imshow(sheet, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    axes.set_axis_off()
+    if not coloured:
+        figure.colorbar(drawn, ax=axes, shrink=0.6, aspect=30, pad=0.02, label="weight")
+    which = f"{units} units" if units == len(filters) else f"{len(filters)} of {units} units"
+    axes.set_title(f"weights of the first layer, {which}")
     return figure
 
 
-def predicted_against_true(targets: np.ndarray, predictions: np.ndarray) -> Figure:
-    """Draws predictions over true values, with the line on which they agree.
+@styled
+def predicted_against_true(
+    targets: Float[np.ndarray, " examples"], predictions: Float[np.ndarray, " examples"]
+) -> Figure:
+    """Draws predictions over true values, with the line on which they agree; R² and RMSE above.
 
     Args:
-        targets: float [examples].
-        predictions: float [examples], in the same units.
+        targets: the true values.
+        predictions: in the same units; those that aren't finite are left out.
     """
-    residual = float(np.sum((targets - predictions) ** 2))
-    total = float(np.sum((targets - targets.mean()) ** 2))
-    r2 = 1 - residual / total if total else float("nan")
-    figure = Figure(figsize=(5, 5), layout="constrained", dpi=130)
+    finite = np.isfinite(predictions) & np.isfinite(targets)
+    targets, predictions = targets[finite].astype(np.float64), predictions[finite].astype(np.float64)
+    left_out = f"\n{np.sum(~finite):,} that aren't finite left out" if not finite.all() else ""
+    if not len(targets):
+        return message(f"no predictions{left_out}")
+    residual = np.sum((targets - predictions) ** 2)
+    total = np.sum((targets - targets.mean()) ** 2)
+    r2 = f"R² {1 - residual / total:.3f}" if total else "R² undefined (all targets equal)"
+    figure = new_figure(5.0, 5.0)
     axes = figure.add_subplot()
     low, high = min(targets.min(), predictions.min()), max(targets.max(), predictions.max())
-    axes.plot([low, high], [low, high], color="#9A9A9A", linewidth=1)
-    axes.scatter(targets, predictions, s=18, color=_COLOURS[0], alpha=0.7, linewidths=0)
-    rmse = (residual / len(targets)) ** 0.5
-    axes.set(xlabel="true", ylabel="predicted", title=f"R² {r2:.3f}, RMSE {rmse:.4g}", aspect="equal")
-    _declutter(axes)
+    axes.axline((low, low), slope=1, color=INK, linewidth=0.8, zorder=3)
+    # Thousands of points show their density, some dozens themselves.
+    size, opacity = (18, 0.7) if len(targets) <= 1000 else (6, 0.2)
+    axes.scatter(targets, predictions, s=size, color=COLOURS[0], alpha=opacity, linewidths=0)
+    margin = 0.04 * (high - low) or 1.0
+    limits = (low - margin, high + margin)
+    rmse = np.sqrt(residual / len(targets))
+    axes.set(xlabel="true", ylabel="predicted", title=f"{r2}, RMSE {rmse:.4g}{left_out}", aspect="equal")
+    axes.set(xlim=limits, ylim=limits)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6))
+    declutter(axes)
     return figure
 
 
+@styled
 def save(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
     """Writes figures as PNG files, each there whole or not at all.
+
+    Args:
+        figures: name, which becomes the file's, to figure.
+        directory: where to; made if need be.
 
     Returns:
         The files.
@@ -195,78 +230,90 @@ def save(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
     paths = []
     for name, figure in figures.items():
         path = directory / f"{name}.png"
-        temporary = directory / f".{name}.{os.getpid()}.png"
+        temporary = directory / f".{name}.png.{os.getpid()}.tmp"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            figure.savefig(temporary)
+            figure.savefig(temporary, format="png")
             temporary.replace(path)
         except OSError as error:
-            raise JaxgenError(f"could not write {path}: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise JaxgenError(f"could not write {path}: {error.strerror or error}") from error
         paths.append(path)
     return paths
 
 
-def _quantities(records: Records) -> list[str]:
-    found = dict.fromkeys(key.partition("/")[2] for record in records for key in record if "/" in key)
-    names = [name for name in found if name not in _NO_CURVE]
-    first = [name for name in _PREFERRED if name in names]
-    return first + [name for name in names if name not in first]
+def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
+    axes.tick_params(length=0, labelcolor=INK, labelsize=9 if len(class_names) <= 25 else 7)
+    if len(class_names) > _MAX_CLASSES_WITH_NAMES:
+        axes.tick_params(labelsize=9)
+        axes.set(xlabel="predicted class, by number", ylabel="true class, by number")
+        return
+    names = [_shortened(name) for name in class_names]
+    axes.set_xticks(range(len(names)), names)
+    if max(map(len, names)) > 3:
+        axes.tick_params(axis="x", labelrotation=45)
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="true")
 
 
-def _series(records: Records, key: str) -> tuple[list[float], list[float]]:
-    points = [(float(record["step"]), float(record[key])) for record in records if key in record]
-    return [step for step, _ in points], [value for _, value in points]
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
 
 
-def _panels(number: int) -> tuple[Figure, list[Axes]]:
-    columns = 2 if number == 4 else min(number, 3)
-    rows = -(-number // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.3 * rows), layout="constrained", dpi=130)
-    return figure, [figure.add_subplot(rows, columns, place + 1) for place in range(number)]
-
-
-def _line(axes: Axes, steps: Sequence[float], values: Sequence[float], label: str, colour: str) -> None:
-    if steps:
-        marker = "o" if len(steps) <= 30 else None
-        axes.plot(steps, values, color=colour, label=label, linewidth=1.5, marker=marker, markersize=3.5)
-
-
-def _finish(axes: Axes, name: str) -> None:
-    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
-    if name == "loss" and values.min() > 0 and values.max() > 100 * values.min():
-        axes.set_yscale("log")
-    axes.set(xlabel="step", title=name.replace("_", " "))
-    axes.legend(frameon=False, fontsize=8)
-    _declutter(axes)
-
-
-def _declutter(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
-
-
-def _show_image(axes: Axes, image: np.ndarray) -> None:
-    if image.shape[-1] == 1:
-        axes.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=255)
+def _displayable(images: np.ndarray) -> tuple[np.ndarray, str]:
+    """Gives images from 0 to 1, grey [..., height, width] or with three channels, and the map for the grey ones."""
+    if images.dtype == np.uint8:
+        scaled = images / 255
     else:
-        axes.imshow(image)
-    axes.set_axis_off()
+        scaled = Normalize(np.nanmin(images), np.nanmax(images))(images.astype(np.float64)).filled(0)
+    if images.shape[-1] in (3, 4):
+        return scaled[..., :3], "gray"
+    scaled = scaled.mean(axis=-1)
+    border = np.concatenate([scaled[:, [0, -1]].ravel(), scaled[:, :, [0, -1]].ravel()])
+    # Light strokes on black are drawn as ink on paper.
+    return scaled, "gray_r" if np.median(border) < 0.1 else "gray"
+
+
+def _first_filters(params: Mapping[str, Any], image_shape: tuple[int, ...]) -> np.ndarray | None:
+    """Finds the first layer's weights, as [units, height, width, channels]."""
+    kernels = _kernels(params)
+    for kernel in kernels:
+        if kernel.ndim == 4 and kernel.shape[2] == image_shape[-1]:
+            return np.moveaxis(kernel, -1, 0)
+    for kernel in kernels:
+        if kernel.ndim == 2 and kernel.shape[0] == np.prod(image_shape):
+            return kernel.T.reshape(-1, *image_shape)
+    return None
 
 
 def _kernels(params: Mapping[str, Any]) -> list[np.ndarray]:
-    """Finds all kernels, in the order of the layers' names."""
+    """Finds all kernels by the order of their layers' names, numbers in them as numbers: 2 before 10."""
     kernels = []
-    for name, value in params.items():
+    for name, value in sorted(
+        params.items(), key=lambda item: re.sub(r"\d+", lambda m: m[0].zfill(9), item[0])
+    ):
         if isinstance(value, Mapping):
             kernels += _kernels(value)
         elif name == "kernel":
-            kernels.append(np.asarray(value))
+            kernels.append(np.asarray(value, np.float32))
     return kernels
 
 
-def _message(text: str) -> Figure:
-    figure = Figure(figsize=(4, 2), layout="constrained", dpi=130)
-    figure.text(0.5, 0.5, text, ha="center", va="center", fontsize=14)
-    return figure
+def _tiled(images: np.ndarray, background: float) -> np.ndarray:
+    """Lays [number, height, width, channels] out as one sheet, enlarged, up to eight a row."""
+    number, height, width, channels = images.shape
+    enlargement = -(-32 // max(height, width))
+    images = images.repeat(enlargement, axis=1).repeat(enlargement, axis=2)
+    gap = max(2, images.shape[1] // 12)
+    images = np.pad(images, ((0, 0), (0, gap), (0, gap), (0, 0)), constant_values=background)
+    columns = number if number <= 8 else min(range(8, 4, -1), key=lambda columns: -number % columns)
+    rows = -(-number // columns)
+    images = np.pad(
+        images, ((0, rows * columns - number), (0, 0), (0, 0), (0, 0)), constant_values=background
+    )
+    _, height, width, _ = images.shape
+    sheet = images.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return sheet.reshape(rows * height, columns * width, channels)[:-gap, :-gap]
