@@ -10,7 +10,7 @@ _NAMES = {
     "from_arrays": "jaxgen.data.sources",
     "gather_batch": "jaxgen.data.pipeline",
     "load": "jaxgen.data.sources",
-    "prepare": "jaxgen.data.prepare",
+    "prepare": "jaxgen.data.idx",
 }
 
 __all__ = sorted(_NAMES)

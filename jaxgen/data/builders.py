@@ -1,19 +1,25 @@
 """tfds builders: found by name, prepared on first use, with every failure told in one line."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxgen.errors import JaxgenError, unknown
+import absl.logging
+import numpy as np
+
+from jaxgen.errors import JaxgenError, UsageError, unknown
 
 _EMBEDDED = ("digits", "diabetes")
-_CONNECT_SECONDS = 20.0
+_IDX = ("mnist", "fashion_mnist", "kmnist", "emnist")
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 def data_directory(data_dir: Path | str | None) -> Path:
@@ -24,20 +30,21 @@ def data_directory(data_dir: Path | str | None) -> Path:
 
 
 def prepared(name: str, data_dir: Path | str | None = None) -> Any:
-    """Gives a set's builder, prepared.
+    """Gives a set's builder, prepared; embedded sets go to a cache where the default directory is read-only.
 
     Raises:
-        UsageError: for an unknown set.
+        UsageError: for an unknown set, or one of another kind than `kind` knows.
         JaxgenError: where it can't be downloaded or written.
     """
     directory = data_directory(data_dir)
     builder = find(name, directory)
-    if not builder.is_prepared():
-        with _locked(directory, name):
-            if not builder.is_prepared():
-                _prepare(builder, name, directory)
-            builder = find(name, directory)
-    return builder
+    kind(builder, name)  # before anything is downloaded
+    if not builder.is_prepared() and name in _EMBEDDED and data_dir is None and not _writable(directory):
+        directory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxgen"
+        builder = find(name, directory)
+    if builder.is_prepared():
+        return builder
+    return build(builder, name, directory)
 
 
 def find(name: str, directory: Path) -> Any:
@@ -45,104 +52,251 @@ def find(name: str, directory: Path) -> Any:
 
     Raises:
         UsageError: for an unknown set.
+        JaxgenError: where what lies in the directory can't be read.
     """
-    if name in _EMBEDDED:
-        from jaxgen.data.embedded import BUILDERS
-
-        return BUILDERS[name](data_dir=directory, file_format="array_record")
     import tensorflow_datasets as tfds
 
+    # It registers its builders with tfds.
+    from jaxgen.data import embedded  # noqa: F401
+
     try:
-        return tfds.builder(name, data_dir=directory, file_format="array_record")
+        with contextlib.redirect_stdout(io.StringIO()):  # tfds announces what isn't installed
+            return tfds.builder(name, data_dir=directory, file_format="array_record")
     except tfds.core.registered.DatasetNotFoundError as error:
-        raise unknown("data set", name, [*_EMBEDDED, *_tfds_names()]) from error
+        raise unknown("data set", name, tfds.core.registered.list_imported_builders()) from error
     except Exception as error:
-        raise JaxgenError(f"tfds can't open the data set {name}: {_first_line(error)}") from error
+        raise _cannot_open(name, directory, error) from error
 
 
-def _tfds_names() -> list[str]:
-    """Lists the sets that tfds knows, from its package's files: its own list needs TensorFlow."""
-    import tensorflow_datasets as tfds
+def _cannot_open(name: str, directory: Path, error: Exception) -> JaxgenError:
+    text = str(error)
+    if "File format is already set" in text:
+        return JaxgenError(
+            f"{name} lies in {directory} in a format that can't be read by random access without TensorFlow; "
+            "prepare it as array_record in another --data-dir"
+        )
+    if "Parsing builder name" in text:
+        return UsageError(
+            f"{name!r} is no name of a data set; it looks like NAME, NAME/CONFIG or NAME:VERSION"
+        )
+    if "BuilderConfig" in text and "not found" in text:
+        import tensorflow_datasets as tfds
 
-    root = Path(tfds.__file__).parent
-    found = {path.name for path in (root / "datasets").iterdir() if path.is_dir()}
-    found |= {path.stem for path in (root / "image_classification").glob("*.py")}
-    return sorted(name for name in found if not name.endswith("_test") and not name.startswith("_"))
+        base, _, config = name.partition("/")
+        return unknown(f"configuration of {base}", config, tfds.builder_cls(base).builder_configs)
+    if text.startswith("Failed to construct"):  # a line that tfds puts before the reason
+        text = text[text.find('}": ') + 4 :]
+    return JaxgenError(f"can't open the data set {name} in {directory}: {(text.splitlines() or ['?'])[0]}")
 
 
-def _prepare(builder: Any, name: str, directory: Path) -> None:
-    from jaxgen.data.official import without_tensorflow
+def kind(builder: Any, name: str) -> tuple[str, str] | None:
+    """Tells what a set holds: images with labels, (key of the image, key of the label); or rows, None.
+
+    Raises:
+        UsageError: for a set of another kind.
+    """
+    from tensorflow_datasets import features as kinds
+
+    features = builder.info.features
+    known = dict(features.items()) if isinstance(features, kinds.FeaturesDict) else {}
+    if {"features", "target"} <= known.keys():
+        return None
+    keys = builder.info.supervised_keys
+    if not (isinstance(keys, tuple) and len(keys) == 2 and all(isinstance(key, str) for key in keys)):
+        keys = ("image", "label")
+    image, label = (known.get(key) for key in keys)
+    bytes_ = (
+        isinstance(image, kinds.Image)
+        and np.dtype(image.np_dtype) == np.uint8
+        and image.shape[-1] in (1, 3, 4)
+    )
+    if bytes_ and isinstance(label, kinds.ClassLabel) and label.num_classes:
+        return keys
+    told = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in known.items())
+    raise UsageError(
+        f"{name} is no image-classification set, it has {told or features}: take one with image and label"
+    )
+
+
+def records(builder: Any, name: str, split: str) -> Any:
+    """Opens a split of a prepared set for reading serialised examples by index.
+
+    Raises:
+        UsageError: for an unknown or empty split.
+    """
+    from tensorflow_datasets import decode
 
     try:
-        with _silence() if name in _EMBEDDED else without_tensorflow(builder, _CONNECT_SECONDS):
-            builder.download_and_prepare(file_format="array_record")
+        return builder.as_data_source(split=split, deserialize_method=decode.DeserializeMethod.RAW_BYTES)
     except Exception as error:
-        _remove_if_empty(Path(builder.data_path).parent)
-        raise _explain(error, name, directory) from error
+        known = ", ".join(f"{key} ({info.num_examples})" for key, info in builder.info.splits.items())
+        raise UsageError(
+            f"{name} has no split {split!r}; it has {known}, and parts of them such as train[:90%]"
+        ) from error
 
 
-def _explain(error: Exception, name: str, directory: Path) -> JaxgenError:
+def build(builder: Any, name: str, directory: Path, generate: Any = None) -> Any:
+    """Prepares a set, in turn with other processes, and gives its builder anew.
+
+    Args:
+        builder: of the set.
+        name: of the set.
+        directory: where prepared sets lie.
+        generate: what to prepare it from, (download manager) -> examples by split; by default, its downloads.
+
+    Raises:
+        JaxgenError: where it can't be downloaded or written.
+    """
+    with _locked(directory, name):
+        if not builder.is_prepared():
+            leftovers = _Leftovers(builder, directory)
+            try:
+                with _quiet(name in _EMBEDDED):
+                    _write(builder, directory, generate)
+            except Exception as error:
+                if not builder.is_prepared():  # else another process was faster
+                    raise explain(error, name, directory) from error
+            finally:
+                leftovers.remove()
+        builder = find(name, directory)
+        if not builder.is_prepared() or not builder.info.splits:
+            raise JaxgenError(
+                f"{builder.data_path} holds no complete data set: remove it, and prepare {name} again"
+            )
+    return builder
+
+
+def _write(builder: Any, directory: Path, generate: Any) -> None:
+    from jaxgen.data.official import refuse_without_network, without_tensorflow
+
+    with contextlib.ExitStack() as stack:
+        if generate is not None:
+            builder._split_generators = generate
+        elif builder.name not in _EMBEDDED:
+            refuse_without_network(builder, directory)
+            stack.enter_context(without_tensorflow(builder))
+        builder.download_and_prepare(file_format="array_record")
+
+
+@contextlib.contextmanager
+def _quiet(silent: bool) -> Iterator[None]:
+    """Keeps tfds from writing to the standard output, and bars to where there is no terminal."""
+    from tensorflow_datasets.core.utils import tqdm_utils
+
+    active, stream = tqdm_utils._active, io.StringIO() if silent else sys.stderr
+    tqdm_utils._active = active and not silent and sys.stderr.isatty()
+    try:
+        with contextlib.redirect_stdout(stream):
+            yield
+    finally:
+        tqdm_utils._active = active
+
+
+def explain(error: Exception, name: str, directory: Path) -> JaxgenError:
+    """Tells why a set couldn't be prepared."""
     import requests
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.download.util import DownloadError
 
-    if isinstance(error, requests.exceptions.RequestException):
+    if isinstance(error, NonMatchingChecksumError):
         return JaxgenError(
-            f"{name} is not prepared in {directory} and can't be downloaded (no network?): use --data digits, which "
-            f"needs none, or `jaxgen data prepare {name} --from DIR` with the set's original files"
+            f"{name} was downloaded, but it is not what tfds expects (its checksum differs): try again, or "
+            "prepare it with tfds elsewhere, as array_record, and name its --data-dir"
         )
-    if isinstance(error, OSError):
+    if isinstance(error, requests.exceptions.RequestException | DownloadError):
+        way_out = f"`jaxgen data prepare {name} --from DIR` with the set's original files"
+        if name.split("/")[0].split(":")[0] not in _IDX:
+            way_out = f"run `jaxgen data prepare {name}` where there is a network and name its --data-dir"
         return JaxgenError(
-            f"can't prepare {name} in {directory}: {error.strerror or _first_line(error)}; name another --data-dir"
+            f"{name} is not prepared in {directory} and can't be downloaded (no network?): use --data digits, "
+            f"which needs none, or {way_out}"
         )
+    if isinstance(error, JaxgenError):
+        return error
+    cause = _system_error(error)
+    if (cause is not None and cause.errno in _FULL_DISK) or "space left on device" in str(error):
+        return JaxgenError(
+            f"can't prepare {name}: the disk of {directory} is full; make room, or name another --data-dir"
+        )
+    if cause is not None:
+        reason = cause.strerror or _first_line(cause)
+        return JaxgenError(f"can't prepare {name} in {directory}: {reason}; name another --data-dir")
     return JaxgenError(
         f"can't prepare {name} without TensorFlow: {_first_line(error)}; prepare it with tfds elsewhere, "
         "as array_record, and name its --data-dir"
     )
 
 
+def _system_error(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _remove_if_empty(path: Path) -> None:
-    """Removes what a failed preparation leaves behind."""
-    if path.is_dir() and not any(item.is_file() for item in path.rglob("*")):
-        shutil.rmtree(path, ignore_errors=True)
+class _Leftovers:
+    """What a preparation leaves behind: empty directories, and downloads that were broken off."""
 
+    def __init__(self, builder: Any, directory: Path) -> None:
+        self._set, self._downloads = directory / builder.name, directory / "downloads"
+        self._before = self._unfinished()
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps tfds from reporting on work that takes a fraction of a second."""
-    import tensorflow_datasets as tfds
+    def _unfinished(self) -> set[Path]:
+        return set(self._downloads.glob("*/*.tmp.*"))
 
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.enable_progress_bar()
+    def remove(self) -> None:
+        """Removes it; directories that hold anything else stay."""
+        for path in self._unfinished() - self._before:
+            shutil.rmtree(path, ignore_errors=True)
+        if not any(path.is_file() and path.parent.name != ".config" for path in self._set.rglob("*")):
+            shutil.rmtree(self._set, ignore_errors=True)
+        for path in (*self._downloads.glob("*"), self._downloads):
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
 class _Quiet(logging.Filter):
-    """Drops tfds's warnings, which are of no use to who reads them: OpenCV, folders yet to be filled."""
+    """Drops tfds's warning that a set isn't prepared yet: jaxgen prepares it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tells which records stay."""
-        return record.levelno > logging.WARNING or "tensorflow_datasets" not in record.pathname
+        return "has no dataset_info.json" not in record.getMessage()
 
 
-logging.getLogger("absl").addFilter(_Quiet())
+absl.logging.get_absl_logger().addFilter(_Quiet())
+
+
+def _writable(directory: Path) -> bool:
+    """Tells whether sets may be written there: not where the bits forbid it, even for root."""
+    while not directory.exists():
+        directory = directory.parent
+    return os.access(directory, os.W_OK) and bool(directory.stat().st_mode & 0o222)
 
 
 @contextlib.contextmanager
 def _locked(directory: Path, name: str) -> Iterator[None]:
-    """Lets one process at a time prepare a set."""
+    """Lets one process at a time prepare a set, in a directory that is made if need be."""
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    lock = directory / f".{name.replace('/', '-')}.lock"
     try:
+        if not _writable(directory):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / f".{name}.lock").open("w")
+        file = lock.open("w")
     except OSError as error:
         raise JaxgenError(
-            f"can't write the data directory {directory}: {error.strerror}; name another with --data-dir"
+            f"{name} is not prepared in {directory}, and nothing can be written there ({error.strerror}): "
+            "name another --data-dir"
         ) from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            for path in missing:
+                with contextlib.suppress(OSError):  # not empty
+                    path.rmdir()

@@ -1,7 +1,7 @@
 """Batches: an order of examples that is a function of the seed and the step, read on the host or on the device."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int32
 
-from jaxgen.data.sources import Source
+from jaxgen.data.sources import Source, from_arrays
 from jaxgen.errors import UsageError
+
+HostBatch = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,20 @@ class BatchOrder:
     Attributes:
         num_examples: size of the set.
         batch_size: examples a step, over all devices and hosts.
-        seed: of the permutations.
+        seed: of the permutations, from 0 on.
+        shuffle: whether to permute; else every epoch is in the set's own order.
 
     Raises:
-        UsageError: for a batch size below 1 or above the size of the set.
+        UsageError: for a batch size below 1 or above the size of the set, or a negative seed.
     """
 
     num_examples: int
     batch_size: int
     seed: int
+    shuffle: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses batch sizes that can't be met."""
+        """Refuses what can't be met."""
         if self.batch_size < 1:
             raise UsageError(f"the batch size must be at least 1, not {self.batch_size}")
         if self.batch_size > self.num_examples:
@@ -42,6 +46,8 @@ class BatchOrder:
                 f"a batch of {self.batch_size} is larger than the training set of {self.num_examples}: "
                 "give a smaller --batch-size"
             )
+        if self.seed < 0:
+            raise UsageError(f"the seed must be 0 or more, not {self.seed}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -51,43 +57,61 @@ class BatchOrder:
     def __call__(self, step: int) -> tuple[Int32[np.ndarray, " batch"], Float32[np.ndarray, " batch"]]:
         """Gives the batch of a step, counted from 0: indices into the set, and weights, 0 for padding."""
         epoch, number = divmod(step, self.steps_per_epoch)
-        order = _permutation(self.num_examples, self.seed, epoch)
-        indices = order[number * self.batch_size : (number + 1) * self.batch_size]
-        return _fill(indices, self.batch_size)
+        indices, weights = _epoch(self, epoch)
+        return indices[number], weights[number]
 
     def stacked(
         self, step: int, count: int
     ) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
-        """Gives the batches of `count` steps from `step` on."""
-        batches = [self(number) for number in range(step, step + count)]
-        return np.stack([indices for indices, _ in batches]), np.stack([weights for _, weights in batches])
+        """Gives the batches of `count` steps, at least one, from `step` on."""
+        parts, end = [], step + count
+        while step < end:
+            epoch, number = divmod(step, self.steps_per_epoch)
+            part = slice(number, min(number + end - step, self.steps_per_epoch))
+            parts.append([leaf[part] for leaf in _epoch(self, epoch)])
+            step += part.stop - part.start
+        indices, weights = zip(*parts, strict=True)
+        return np.concatenate(indices), np.concatenate(weights)
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(num_examples: int, seed: int, epoch: int) -> Int32[np.ndarray, " examples"]:
-    order = np.random.Generator(np.random.Philox([seed, epoch])).permutation(num_examples).astype(np.int32)
-    order.flags.writeable = False
-    return order
+def _epoch(
+    order: BatchOrder, epoch: int
+) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
+    """Gives an epoch's batches, read-only, because they are kept."""
+    indices = np.arange(order.num_examples, dtype=np.int32)
+    if order.shuffle:
+        indices = np.random.Generator(np.random.Philox([order.seed, epoch])).permutation(indices)
+    return _cut(indices, order.batch_size)
 
 
-def _fill(
-    indices: Int32[np.ndarray, " rows"], size: int
-) -> tuple[Int32[np.ndarray, " batch"], Float32[np.ndarray, " batch"]]:
-    """Fills a short batch up by repeating its first row, at weight 0."""
-    weights = np.zeros(size, np.float32)
-    weights[: len(indices)] = 1.0
-    return np.concatenate([indices, np.full(size - len(indices), indices[0], np.int32)]), weights
+def _cut(
+    indices: Int32[np.ndarray, " rows"], batch_size: int
+) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
+    """Cuts rows into batches; the last one is filled up by repeating its first row, at weight 0."""
+    steps = -(-len(indices) // batch_size)
+    batches = np.full((steps, batch_size), indices[(steps - 1) * batch_size], np.int32)
+    weights = np.zeros((steps, batch_size), np.float32)
+    batches.ravel()[: len(indices)] = indices
+    weights.ravel()[: len(indices)] = 1.0
+    batches.flags.writeable = weights.flags.writeable = False
+    return batches, weights
 
 
 def gather_batch(
     arrays: Mapping[str, Array], indices: Int32[Array, " batch"], weights: Float32[Array, " batch"]
 ) -> dict[str, Array]:
-    """Gathers a batch from a set that lies on the device: what `host_batches` reads, bit for bit."""
+    """Gathers a batch from a set that lies on the device: what `HostBatches` reads, bit for bit.
+
+    A pure function for `jax.jit`; pass `arrays` as an argument, for what is closed over is compiled in.
+    """
     return {**jax.tree.map(lambda leaf: leaf[indices], dict(arrays)), "weight": weights}
 
 
 class HostBatches:
-    """Reads the batches of one host, ahead of their use, by Grain's threads.
+    """Reads the batches of one host, in order and ahead of their use, by Grain's threads.
+
+    An iterator of dicts of arrays, with "weight"; `close` it, or use it in a `with` statement.
 
     Args:
         source: what to read.
@@ -96,6 +120,10 @@ class HostBatches:
         process_index: this host's number; it gets its contiguous part of each batch, and reads nothing else.
         process_count: the number of hosts.
         num_threads: threads that read.
+        transform: what is made of each batch, in the threads: a pure function, or runs can't be repeated.
+
+    Raises:
+        UsageError: where the batch can't be shared out evenly to the hosts.
     """
 
     def __init__(
@@ -107,60 +135,86 @@ class HostBatches:
         process_index: int = 0,
         process_count: int = 1,
         num_threads: int = 4,
+        transform: Callable[[HostBatch], HostBatch] | None = None,
     ) -> None:
-        import grain
-
         if order.batch_size % process_count:
             raise UsageError(
                 f"a batch of {order.batch_size} can't be shared out evenly to {process_count} hosts"
             )
-        share = order.batch_size // process_count
-        rows = slice(process_index * share, (process_index + 1) * share)
+        rows = _share(order.batch_size // process_count, process_index)
 
-        def read(step: int) -> dict[str, np.ndarray]:
+        def read(step: int) -> HostBatch:
             indices, weights = order(step)
-            return {**source.gather(indices[rows]), "weight": weights[rows]}
+            batch = {**source.gather(indices[rows]), "weight": weights[rows]}
+            return batch if transform is None else transform(batch)
 
-        steps = grain.MapDataset.range(np.iinfo(np.int32).max).map(read)
-        options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
-        self._iterator = iter(steps.to_iter_dataset(options))
-        if start:
-            self.set_state({**self.get_state(), "next_index": start})
+        self._read, self._num_threads = read, num_threads
+        self._iterator: Any = None
+        self._next = start
 
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    def __iter__(self) -> Iterator[HostBatch]:
         return self
 
-    def __next__(self) -> dict[str, np.ndarray]:
-        return next(self._iterator)
+    def __next__(self) -> HostBatch:
+        if self._iterator is None:
+            self._iterator = self._open()
+        batch = next(self._iterator)
+        self._next += 1
+        return batch
 
-    def get_state(self) -> dict[str, Any]:
-        """Gives the state to save: which step is next."""
-        return self._iterator.get_state()
+    def _open(self) -> Any:
+        import grain
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a saved state."""
-        self._iterator.set_state(state)
+        steps = grain.MapDataset.range(self._next, np.iinfo(np.int32).max).map(self._read)
+        ahead = 2 * self._num_threads
+        return iter(steps.to_iter_dataset(grain.ReadOptions(self._num_threads, prefetch_buffer_size=ahead)))
+
+    def get_state(self) -> dict[str, int]:
+        """Gives the state to save, JSON: the step that is next."""
+        return {"next_step": self._next}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Goes on from a saved state; nothing is read that was consumed before it."""
+        self.close()
+        self._next = state["next_step"]
 
     def close(self) -> None:
         """Stops the threads."""
-        self._iterator.close()
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def __enter__(self) -> "HostBatches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _share(size: int, process_index: int) -> slice:
+    return slice(process_index * size, (process_index + 1) * size)
 
 
 def evaluation_batches(
-    source: Source, batch_size: int, *, process_index: int = 0, process_count: int = 1
-) -> Iterator[dict[str, np.ndarray]]:
+    source: Source | Mapping[str, Any], batch_size: int, *, process_index: int = 0, process_count: int = 1
+) -> Iterator[HostBatch]:
     """Yields every example once, in order; the last batch is filled up with rows of weight 0.
 
     Args:
-        source: what to read.
-        batch_size: rows a batch, over all hosts; a multiple of `process_count`.
+        source: what to read, or arrays as `from_arrays` takes them.
+        batch_size: rows a batch, over all hosts; rounded up to a multiple of `process_count`.
         process_index: this host's number; it gets its contiguous part of each batch.
         process_count: the number of hosts; all get the same number of batches.
+
+    Raises:
+        UsageError: for a batch size below 1.
     """
-    share = batch_size // process_count
-    rows = slice(process_index * share, (process_index + 1) * share)
-    for first in range(0, len(source), batch_size):
-        indices, weights = _fill(
-            np.arange(first, min(first + batch_size, len(source)), dtype=np.int32), batch_size
-        )
+    if batch_size < 1:
+        raise UsageError(f"the batch size must be at least 1, not {batch_size}")
+    source = source if isinstance(source, Source) else from_arrays(source, split="evaluation")
+    share = -(-batch_size // process_count)
+    rows = _share(share, process_index)
+    for indices, weights in zip(
+        *_cut(np.arange(len(source), dtype=np.int32), share * process_count), strict=True
+    ):
         yield {**source.gather(indices[rows]), "weight": weights[rows]}

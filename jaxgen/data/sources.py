@@ -8,68 +8,85 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int64, Shaped
 
+from jaxgen.data import images
 from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.metrics import AnyArray
+
+Indices = Sequence[int] | Shaped[np.ndarray, " batch"]
+Rows = Int64[np.ndarray, " batch"]
+# Examples that a thread reads and decodes at a time, at least, where a whole split is wanted.
+_PIECE = 2000
 
 
 @runtime_checkable
-class _Examples(Protocol):
-    def __len__(self) -> int: ...
+class Reader(Protocol):
+    """Where a source's examples lie: `reader(rows)` gives them stacked."""
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]: ...
+    def __len__(self) -> int:
+        """The number of examples."""
+        ...
+
+    def __call__(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Reads examples, at least one, by index."""
+        ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """A split of a data set, by random access.
+    """A split of a data set, by random access: what `load` and `from_arrays` give.
 
     Attributes:
         name: of the set, as `load` knows it.
         split: in tfds notation, such as `train[:90%]`.
+        reader: gives the examples.
         num_classes: of a classification set, else 0.
-        class_names: their names.
-        image_size: (height, width) that images were resized to, or None.
-        version: of the set.
-        records: the stored examples.
-        read: makes a batch's arrays from stored examples.
+        class_names: their names; empty where there are none.
+        shape: of one input: (height, width, channels), None where it differs, or (features,).
+        image_size: (height, width) that images are resized to, or None.
+        version: of the set, where it has one.
     """
 
     name: str
     split: str
-    records: Any = field(repr=False)
-    read: Any = field(repr=False)
+    reader: Reader = field(repr=False)
     num_classes: int = 0
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = field(default=(), repr=False)
+    shape: tuple[int | None, ...] = ()
     image_size: tuple[int, int] | None = None
     version: str | None = None
 
     def __len__(self) -> int:
         """The number of examples."""
-        return len(self.records)
+        return len(self.reader)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Reads one example, without a batch axis."""
-        return {name: values[0] for name, values in self.gather([index]).items()}
+        """Reads one example, without a batch axis; raises IndexError beyond the last one."""
+        return {name: values[0] for name, values in self.gather([range(len(self))[index]]).items()}
 
-    def gather(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Reads examples by index and stacks them.
+    def gather(self, indices: Indices) -> dict[str, np.ndarray]:
+        """Reads examples by index, from 0 on, and stacks them.
 
         Returns:
             `image` uint8 [batch, height, width, channels] and `label` int32 [batch], or
             `features` float32 [batch, features] and `target` float32 [batch].
 
         Raises:
+            IndexError: for an index outside the split.
             JaxgenError: where the stored files are damaged.
         """
-        return self.read(self.records, indices)
+        rows = np.asarray(indices, np.int64)
+        if rows.size == 0 or rows.min() < 0 or rows.max() >= len(self):
+            raise IndexError(f"{self.name} {self.split} has examples 0 to {len(self) - 1}")
+        return self.reader(rows)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Reads the whole split, in order, by several threads."""
-        if isinstance(self.records, _InMemory):
-            return dict(self.records.arrays)
-        pieces = np.array_split(np.arange(len(self)), max(1, len(self) // 2000))
-        with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        if isinstance(self.reader, _InMemory):
+            return dict(self.reader.arrays)
+        threads = os.cpu_count() or 1
+        pieces = np.array_split(np.arange(len(self)), max(1, min(2 * threads, len(self) // _PIECE)))
+        with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             parts = list(pool.map(self.gather, pieces))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -81,14 +98,23 @@ class _InMemory:
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
+    def __call__(self, rows: Rows) -> dict[str, np.ndarray]:
+        return {key: values[rows] for key, values in self.arrays.items()}
 
-def from_arrays(arrays: Mapping[str, AnyArray], *, name: str = "arrays", split: str = "train") -> Source:
+
+def from_arrays(arrays: Mapping[str, Any], *, name: str = "arrays", split: str = "train") -> Source:
     """Makes a source from arrays in memory, examples on axis 0.
 
+    Args:
+        arrays: such as {"image": uint8 [examples, height, width, channels], "label": integers [examples]} or
+            {"features": [examples, features], "target": [examples]}; images may lack the axis of channels.
+        name: what to call the set.
+        split: what to call the split.
+
     Raises:
-        UsageError: where they are empty or of different lengths.
+        UsageError: where they are empty, of different lengths, no numbers, or the labels no class numbers.
     """
-    held = {key: np.asarray(values) for key, values in arrays.items()}
+    held = {key: _plain(key, values, split) for key, values in arrays.items()}
     lengths = {key: len(values) if values.ndim else 0 for key, values in held.items()}
     if not held or 0 in lengths.values():
         raise UsageError(f"the {split} data holds no examples")
@@ -101,15 +127,24 @@ def from_arrays(arrays: Mapping[str, AnyArray], *, name: str = "arrays", split: 
             raise UsageError(f"the labels of the {split} data must be integers from 0 on")
         held["label"] = held["label"].astype(np.int32)
         num_classes = int(held["label"].max()) + 1
+    if "image" in held and held["image"].ndim == 3:
+        held["image"] = held["image"][..., None]
+    inputs = next((held[key] for key in ("image", "features") if key in held), next(iter(held.values())))
+    return Source(name, split, _InMemory(held), num_classes, shape=inputs.shape[1:])
 
-    def read(records: _InMemory, indices: Any) -> dict[str, np.ndarray]:
-        return {key: values[indices] for key, values in records.arrays.items()}
 
-    return Source(name, split, _InMemory(held), read, num_classes)
+def _plain(key: str, values: Any, split: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        array = np.array(None)
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
+        raise UsageError(f"{key!r} of the {split} data is no array of numbers")
+    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def load(
-    name: str, split: str, *, data_dir: Path | str | None = None, image_size: tuple[int, int] | None = None
+    name: str, split: str, *, data_dir: Path | str | None = None, image_size: Sequence[int] | None = None
 ) -> Source:
     """Loads a split of a data set, and prepares the set on first use.
 
@@ -126,63 +161,94 @@ def load(
     from jaxgen.data import builders
 
     builder = builders.prepared(name, data_dir)
-    try:
-        records = builder.as_data_source(split=split)
-    except ValueError as error:
-        known = ", ".join(f"{key} ({info.num_examples})" for key, info in builder.info.splits.items())
-        raise UsageError(
-            f"{name} has no split {split!r}; it has {known}, and parts of them such as train[:90%]"
-        ) from error
+    records = _Records(builders.records(builder, name, split), str(builder.data_path))
     if not len(records):
         raise UsageError(f"the split {split!r} of {name} is empty")
-    features = builder.info.features
-    common = {"version": str(builder.version), "image_size": image_size}
-    if "target" in features:
-        return Source(name, split, records, _read_rows, **common)
-    if "image" not in features or "label" not in features:
-        raise UsageError(f"{name} is no image-classification set: it has {', '.join(features)}")
-    label = features["label"]
-    read = _image_reader(image_size)
-    return Source(name, split, records, read, label.num_classes, tuple(label.names), **common)
+    version = str(builder.version)
+    kind = builders.kind(builder, name)
+    if kind is None:
+        return Source(
+            name, split, _Rows(records), shape=builder.info.features["features"].shape, version=version
+        )
+    image, label = (builder.info.features[key] for key in kind)
+    size = None if image_size is None else (int(image_size[0]), int(image_size[1]))
+    return Source(
+        name,
+        split,
+        _Images(records, kind, image.shape[-1], size),
+        label.num_classes,
+        tuple(label.names),
+        shape=(*(size or image.shape[:2]), image.shape[-1]),
+        image_size=size,
+        version=version,
+    )
 
 
-def _image_reader(image_size: tuple[int, int] | None) -> Any:
-    def read(records: _Examples, indices: Any) -> dict[str, np.ndarray]:
-        examples = _get(records, indices)
-        images = [_resize(example["image"], image_size) for example in examples]
-        if len({image.shape for image in images}) > 1:
-            raise JaxgenError("the images of this set differ in size: it needs resizing to one image_size")
-        return {
-            "image": np.stack(images),
-            "label": np.array([example["label"] for example in examples], np.int32),
-        }
+@dataclass(frozen=True)
+class _Records:
+    """A split's serialised examples."""
 
-    return read
+    stored: Any
+    directory: str
 
+    def __len__(self) -> int:
+        return len(self.stored)
 
-def _read_rows(records: _Examples, indices: Any) -> dict[str, np.ndarray]:
-    examples = _get(records, indices)
-    return {
-        "features": np.stack([example["features"] for example in examples]).astype(np.float32),
-        "target": np.array([example["target"] for example in examples], np.float32),
-    }
+    def read(self, rows: Rows) -> list[Any]:
+        """Reads examples as maps of features; what tfds makes of them takes three times as long."""
+        from tensorflow_datasets.proto import tf_example_pb2
 
+        serialised = self.stored.__getitems__(rows.tolist())
+        return [tf_example_pb2.Example.FromString(example).features.feature for example in serialised]
 
-def _get(records: _Examples, indices: Any) -> list[dict[str, Any]]:
-    try:
-        return records.__getitems__([int(index) for index in indices])
-    except Exception as error:
-        raise JaxgenError(
-            f"the data set's files can't be read, they may be damaged: {str(error).splitlines()[0]}; "
-            "remove its directory and prepare it again"
-        ) from error
+    def damaged(self, error: Exception) -> JaxgenError:
+        """Says what is wrong with the files."""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return JaxgenError(
+            f"the data set in {self.directory} is damaged ({reason}): remove this directory and prepare it again"
+        )
 
 
-def _resize(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    if size is None or image.shape[:2] == size:
-        return image
-    from PIL import Image
+@dataclass(frozen=True)
+class _Images:
+    """Images with their labels."""
 
-    squeezed = image[..., 0] if image.shape[-1] == 1 else image
-    resized = Image.fromarray(squeezed).resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return np.asarray(resized).reshape(*size, image.shape[-1])
+    records: _Records
+    keys: tuple[str, str]
+    channels: int
+    size: tuple[int, int] | None
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __call__(self, rows: Rows) -> dict[str, np.ndarray]:
+        image, label = self.keys
+        try:
+            examples = self.records.read(rows)
+            encoded = [example[image].bytes_list.value[0] for example in examples]
+            labels = [example[label].int64_list.value[0] for example in examples]
+            decoded = images.decode(encoded, self.channels, self.size)
+        except JaxgenError:
+            raise
+        except Exception as error:
+            raise self.records.damaged(error) from error
+        return {"image": decoded, "label": np.array(labels, np.int32)}
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of features with their targets."""
+
+    records: _Records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __call__(self, rows: Rows) -> dict[str, np.ndarray]:
+        try:
+            examples = self.records.read(rows)
+            features = [example["features"].float_list.value for example in examples]
+            targets = [example["target"].float_list.value[0] for example in examples]
+            return {"features": np.array(features, np.float32), "target": np.array(targets, np.float32)}
+        except Exception as error:
+            raise self.records.damaged(error) from error
