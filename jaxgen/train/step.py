@@ -194,11 +194,18 @@ def _evaluate(
 def _check_kept(name: str, before: Any, after: Any) -> None:
     """Refuses what the next step couldn't take in the place of what this one got."""
 
-    def form(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", tree)
+    def form(leaf: Any) -> str:
+        return f"{getattr(leaf, 'dtype', type(leaf).__name__)}{list(jnp.shape(leaf))}"
 
-    if form(before) != form(after):
-        raise UsageError(f"the loss got the {name} {form(before)} but returned {form(after)} in its Outputs")
+    def forms(tree: Any) -> dict[str, str]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): form(leaf) for path, leaf in leaves}
+
+    got, returned = forms(before), forms(after)
+    for path in {**got, **returned}:
+        forth, back = got.get(path, "absent"), returned.get(path, "absent")
+        if forth != back:
+            raise UsageError(f"the loss got {name}{path} as {forth}; in its Outputs it is {back}")
 
 
 def _whole(loss: Loss, gradient: GradientMethod, params: Params, inputs: tuple) -> tuple[Any, tuple]:

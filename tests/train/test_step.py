@@ -209,15 +209,12 @@ def test_evaluation_carries_on():
     [
         (
             lambda state, carry: Outputs({}, state, ()),
-            r"got the carry \{'hidden': 'float32\[32, 5\]'.*returned \(\)",
+            r"carry\['hidden'\] as float32\[32, 5\]; .* it is absent",
         ),
-        (
-            lambda state, carry: Outputs({}, {}, carry),
-            r"got the model_state \{'next': 'int32\[\]'\} but returned \{\}",
-        ),
+        (lambda state, carry: Outputs({}, {}, carry), r"model_state\['next'\] as int32\[\]; .* it is absent"),
         (
             lambda state, carry: Outputs({}, {"next": state["next"] * 0.5}, carry),
-            r"'int32\[\]'\} but returned \{'next': 'float32\[\]'\}",
+            r"model_state\['next'\] as int32\[\]; in its Outputs it is float32\[\]",
         ),
     ],
 )
