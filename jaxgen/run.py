@@ -38,7 +38,11 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> TrainConfig:
         )
 
     config = read()
-    return read(data=config.data, **experiment.recipes[config.data]) if config.data in experiment.recipes else config
+    return (
+        read(data=config.data, **experiment.recipes[config.data])
+        if config.data in experiment.recipes
+        else config
+    )
 
 
 def guard(action: Callable[[], Any], debug: bool) -> NoReturn:

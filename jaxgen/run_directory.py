@@ -124,7 +124,6 @@ def _surroundings() -> dict[str, Any]:
             versions[package] = None
     return {
         "format_version": FORMAT_VERSION,
-        "device_count": jax.device_count(),
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "process_count": jax.process_count(),

@@ -14,9 +14,13 @@ from jaxgen.tasks import ImageClassification, Regression
 @pytest.mark.parametrize(
     "value",
     [
-        ImageClassification(FeedForward(widths=(3, 2), num_classes=4, dropout=0.5), "mse", class_names=("a", "b")),
+        ImageClassification(
+            FeedForward(widths=(3, 2), num_classes=4, dropout=0.5), "mse", class_names=("a", "b")
+        ),
         ImageClassification(ConvNet(channels=(3,), num_classes=4), pixel_range=(0.0, 1.0)),
-        Regression(FeedForward(num_classes=1), feature_mean=(1.0, 2.5), feature_scale=(1.0, 1.0), target_scale=3.0),
+        Regression(
+            FeedForward(num_classes=1), feature_mean=(1.0, 2.5), feature_scale=(1.0, 1.0), target_scale=3.0
+        ),
         OptimizerConfig("adamw", Schedule("cosine", 1e-3, warmup_steps=3, horizon=100), weight_decay=0.1),
     ],
 )

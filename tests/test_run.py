@@ -44,7 +44,9 @@ def test_smoke_run_leaves_everything(name, data_dir, tmp_path, capsys):
         assert figure in printed[-1]
     assert len(list((tmp_path / "run" / "plots").glob("*.png"))) >= 2
     assert list((tmp_path / "run" / "tensorboard").iterdir())
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == sorted(steps)
     assert steps[-1] == 20
 
@@ -113,12 +115,21 @@ def test_until_converged_stops_and_takes_the_best_state(data_dir, tmp_path):
     assert result["evaluated_step"] == best
     assert result["validation/loss"] == pytest.approx(losses[best], abs=1e-6)
     assert not any("test/loss" in line for line in lines), "the test split decides nothing"
-    assert SavedRun(tmp_path / "run", data_dir).evaluate()["test/loss"] == pytest.approx(result["test/loss"], abs=1e-6)
+    assert SavedRun(tmp_path / "run", data_dir).evaluate()["test/loss"] == pytest.approx(
+        result["test/loss"], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("experiment", ["mnist_fnn", "mnist_cnn"])
 def test_options_reach_the_model_and_the_loss(experiment, data_dir, tmp_path):
-    changes = {"loss": "mse", "dropout": 0.1, "batch_norm": True, "ema_decay": 0.9, "clip_norm": 1.0, "steps": 2}
+    changes = {
+        "loss": "mse",
+        "dropout": 0.1,
+        "batch_norm": True,
+        "ema_decay": 0.9,
+        "clip_norm": 1.0,
+        "steps": 2,
+    }
     run(*options(experiment, data_dir, tmp_path / "run", **changes, widths=(7,)))
     saved = SavedRun(tmp_path / "run", data_dir)
     assert saved.task.objective == "mse"
@@ -136,7 +147,9 @@ def test_regression_stands_beside_ridge(data_dir, tmp_path):
     train, test = (SavedRun(tmp_path / "run", data_dir).source(split).arrays() for split in ("train", "test"))
     scale = train["features"].std(axis=0)
     ridge = Ridge(10.0).fit(train["features"] / scale, train["target"])
-    assert result["ridge/r2"] == pytest.approx(r2_score(test["target"], ridge.predict(test["features"] / scale)), abs=0.03)
+    assert result["ridge/r2"] == pytest.approx(
+        r2_score(test["target"], ridge.predict(test["features"] / scale)), abs=0.03
+    )
     assert result["test/r2"] > result["ridge/r2"] - 0.05
 
 
@@ -187,7 +200,9 @@ def test_diverging_run_keeps_the_last_good_checkpoint(data_dir, tmp_path):
     experiment, config = options("mnist_fnn", data_dir, tmp_path / "run", **changes)
     with pytest.raises(JaxgenError, match=r"turned NaN or infinite at step \d+: ") as caught:
         run(experiment, dataclasses.replace(config, loss="mse", learning_rate=1e12))
-    assert re.search(r"smaller --learning-rate.*(no checkpoint had been made|last good checkpoint)", str(caught.value))
+    assert re.search(
+        r"smaller --learning-rate.*(no checkpoint had been made|last good checkpoint)", str(caught.value)
+    )
 
 
 def test_damaged_checkpoint_falls_back(data_dir, tmp_path, capsys):

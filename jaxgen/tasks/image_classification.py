@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, Shaped
 
 from jaxgen import losses, metrics
 from jaxgen.errors import UsageError
-from jaxgen.metrics import Mean, Metric
+from jaxgen.metrics import AnyArray, Mean, Metric
 from jaxgen.tasks.base import apply_model, init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
 
@@ -91,12 +91,12 @@ class ImageClassification:
         targets = (1 - self.label_smoothing) * targets + self.label_smoothing / num_classes
         return losses.mean_squared_error(outputs, targets, weights)
 
-    def scale(self, images: Shaped[Array, "..."]) -> Float[Array, "..."]:
+    def scale(self, images: Shaped[AnyArray, "..."]) -> Float[Array, "..."]:
         """Maps bytes to floats in `pixel_range`."""
         if images.dtype != jnp.uint8:
-            return images.astype(jnp.float32)
+            return jnp.asarray(images, jnp.float32)
         low, high = self.pixel_range
-        return images.astype(jnp.float32) * ((high - low) / 255) + low
+        return jnp.asarray(images, jnp.float32) * ((high - low) / 255) + low
 
     def predict(self, params: Params, model_state: Any, batch: Batch) -> dict[str, Array]:
         """Gives `probabilities` [batch, classes] and `prediction` int32 [batch].

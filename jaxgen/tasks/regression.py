@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen import losses, metrics
 from jaxgen.errors import UsageError
-from jaxgen.metrics import Mean
+from jaxgen.metrics import AnyArray, Mean
 from jaxgen.tasks.base import apply_model, init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
 
@@ -99,10 +99,10 @@ class Regression:
         term = compare(outputs, (targets - self.target_mean) / self.target_scale, weights)
         return {self.objective: term}, Outputs(reported, model_state, carry)
 
-    def scale(self, features: Float[Array, "batch features"]) -> Float[Array, "batch features"]:
+    def scale(self, features: Float[AnyArray, "batch features"]) -> Float[Array, "batch features"]:
         """Standardises the features."""
         if not self.feature_mean:
-            return features
+            return jnp.asarray(features)
         return (features - jnp.array(self.feature_mean)) / jnp.array(self.feature_scale)
 
     def predict(self, params: Params, model_state: Any, batch: Batch) -> dict[str, Array]:

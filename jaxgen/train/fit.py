@@ -178,8 +178,9 @@ def fit(
     check_batch_size(batch_size, mesh.size * accumulate)
     if directory is not None:
         described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
-        directory.begin({**described, **(record or {})}, length)
-    example = train.gather(order(0)[0])
+        directory.begin({**described, **(record or {}), "device_count": mesh.size}, length)
+    indices, weights = order(0)
+    example = {**train.gather(indices), "weight": weights}
     state = TrainState.create(task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None)
     run = _Run(
         settings=settings,
@@ -192,6 +193,7 @@ def fit(
             steps_per_call or _steps_per_call(task, state, example, settings.report_every),
             resident,
         ),
+        mesh=mesh,
         evaluate=Evaluator(task, splits, mesh),
         splits=tuple(splits),
         hooks=[*([Progress()] if progress and jax.process_index() == 0 else []), *hooks],
@@ -209,6 +211,7 @@ class _Run:
     state: TrainState
     step: Step
     feed: ResidentFeed | HostFeed
+    mesh: Mesh
     evaluate: Evaluator
     splits: tuple[str, ...]
     hooks: list[Hook]
@@ -291,6 +294,8 @@ class _Run:
         checkpoints.save(step, state, extra, dict(metrics))
 
     def _last_good(self, checkpoints: Any) -> str:
+        if checkpoints is not None:
+            checkpoints.wait()
         if checkpoints is None or not checkpoints.steps():
             return "no checkpoint had been made"
         return (
@@ -308,7 +313,7 @@ class _Run:
             "seconds": round(tally.seconds, 3),
             "steps": loop.position,
             "parameters": count_parameters(self.state.params),
-            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "device": f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}",
         }
 
     def _say(self, text: str) -> None:

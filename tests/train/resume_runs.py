@@ -39,7 +39,9 @@ class Memory:
         noise = jax.vmap(jax.random.normal)(context.example_rngs())
         carry = jnp.tanh(jnp.concatenate([batch["features"], carry], axis=1) @ params["mix"])
         error = (carry.sum(axis=1) + 0.1 * noise - batch["target"]) ** 2
-        return {"error": Mean.of(error, batch["weight"])}, Outputs({}, model_state, jax.lax.stop_gradient(carry))
+        return {"error": Mean.of(error, batch["weight"])}, Outputs(
+            {}, model_state, jax.lax.stop_gradient(carry)
+        )
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ class Game:
     def players(self):
         flee = lambda *arguments: self.loss(*arguments, sign=-1.0)  # noqa: E731
         return Players(
-            [Player("follower", self.loss, optax.adam(1e-2), repeats=2), Player("leader", flee, optax.sgd(1e-2))]
+            [
+                Player("follower", self.loss, optax.adam(1e-2), repeats=2),
+                Player("leader", flee, optax.sgd(1e-2)),
+            ]
         )
 
 
@@ -105,7 +110,9 @@ def main(directory, steps, kill_at=None):
                 progress=False,
             )
             state = result.state.replace(rng=jax.random.key_data(result.state.rng))
-            leaves = {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)}
+            leaves = {
+                jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(state)
+            }
             np.savez(workdir / "state.npz", **leaves)
 
 
