@@ -82,18 +82,14 @@ def compare_curves(runs: Mapping[str, Records]) -> Figure:
 
 
 def _read(records: Records) -> Curves:
-    """Sorts a run's figures by (split, quantity), as steps and values; what isn't finite becomes NaN."""
+    """Sorts a run's figures by (split, quantity), as steps and values."""
     points: dict[tuple[str, str], list[tuple[Any, Any]]] = {}
     for record in records:
         for key, value in record.items():
             split, _, name = key.partition("/")
             if name and name not in _NO_CURVE and isinstance(value, Real) and "step" in record:
                 points.setdefault((split, name), []).append((record["step"], value))
-    read = {}
-    for place, pairs in points.items():
-        steps, values = np.array(pairs, float).T
-        read[place] = (steps, np.where(np.isfinite(values), values, np.nan))
-    return read
+    return {place: tuple(np.array(pairs, float).T) for place, pairs in points.items()}
 
 
 def _quantities(read: Iterable[tuple[str, str]]) -> list[str]:

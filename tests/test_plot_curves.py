@@ -84,6 +84,7 @@ class TestCurves:
         figure = plots.curves([*lines, {"step": points, "train/loss": broken}])
         figure.draw_without_rendering()
         low, high = panel(figure, "loss").get_ylim()
+        assert panel(figure, "loss").get_yscale() == "linear"
         assert 0.8 < low < 1.3
         assert 1.9 < high < 2.2
 

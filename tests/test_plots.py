@@ -47,7 +47,7 @@ class TestConfusionMatrix:
         assert cells == {(0, 0): "2", (1, 0): "1", (1, 1): "2", (0, 2): "1"}  # (predicted, true)
         assert axes.get_title() == "accuracy 66.67 %: 4 of 6 right"
         assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "owl"]
-        np.testing.assert_allclose(axes.images[0].get_array()[0], [2 / 3, 1 / 3, 0])
+        np.testing.assert_allclose(axes.images[0].get_array(), [[2 / 3, 1 / 3, 0], [0, 1, 0], [1, 0, 0]])
 
     def test_counts_can_be_read_on_their_cell(self):
         labels, predictions = np.repeat([0, 1], 100), np.repeat([0, 1, 0], [100, 60, 40])
@@ -233,9 +233,11 @@ class TestPredictedAgainstTrue:
         assert line.get_xy1()[0] == line.get_xy1()[1]
 
     def test_small_differences_of_large_numbers(self):
-        targets = np.array([1e6, 1e6 + 1, 1e6 + 2, 1e6 + 3], np.float32)
-        title = plots.predicted_against_true(targets, targets + np.float32(0.5)).axes[0].get_title()
-        assert title == "R² 0.800, RMSE 0.5"
+        # Their mean, 2**24 - 2.25, is no float32.
+        targets = np.array([2**24 - 4, 2**24 - 3, 2**24 - 2, 2**24], np.float32)
+        predictions = targets + np.array([1, 0, 0, 0], np.float32)
+        title = plots.predicted_against_true(targets, predictions).axes[0].get_title()
+        assert title == "R² 0.886, RMSE 0.5"
 
     def test_equal_targets_have_no_r2(self):
         figure = plots.predicted_against_true(np.full(3, 2.0), np.array([2.0, 2.0, 5.0]))
@@ -286,9 +288,8 @@ class TestSave:
 
 class TestApartFromTheUser:
     def test_style_and_settings_stay_the_users(self):
-        with matplotlib.rc_context(
-            {"axes.facecolor": "black", "text.color": "white", "axes.labelcolor": "white"}
-        ):
+        dark = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "xtick.labelcolor")
+        with matplotlib.rc_context({"axes.facecolor": "black", **dict.fromkeys(dark, "white")}):
             before = dict(matplotlib.rcParams)
             figure = plots.curves(LINES)
             figure.draw_without_rendering()
