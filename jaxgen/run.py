@@ -32,7 +32,7 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> TrainConfig:
         return tyro.cli(
             experiment.config,
             args=arguments,
-            default=experiment.config(**defaults) if defaults else None,
+            default=experiment.config(**defaults),
             prog=f"python -m experiments.{experiment.name}",
             description=experiment.summary,
         )

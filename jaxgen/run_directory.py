@@ -116,7 +116,7 @@ class RunDirectory:
 
 def _surroundings() -> dict[str, Any]:
     """Tells where a run was made: what bit-for-bit equality rests on."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -10,7 +10,7 @@ from jaxgen.config import rebuild
 from jaxgen.data.sources import Source, load
 from jaxgen.errors import JaxgenError, UsageError
 from jaxgen.files import read_lines
-from jaxgen.parallel import make_mesh, state_shardings
+from jaxgen.parallel import make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
 from jaxgen.train.checkpoint import Checkpoints
 from jaxgen.train.evaluate import Evaluator, predict_split
@@ -69,7 +69,7 @@ class SavedRun:
             rng=jax.random.key(0),
             **{"ema_params": None, **restored},
         )
-        return jax.device_put(state, state_shardings(state, make_mesh()))
+        return put_state(state, make_mesh())
 
     @property
     def default_split(self) -> str:

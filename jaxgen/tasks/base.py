@@ -65,14 +65,13 @@ def apply_model(
     Returns:
         (outputs, new model state).
     """
-    variables = {"params": params, **model_state}
     if not context.train:
-        return model.apply(variables, inputs), model_state
+        return infer(model, params, model_state, inputs), model_state
     if context.axis_name is not None and hasattr(model, "axis_name"):
         model = model.clone(axis_name=context.axis_name)
-    masked = {"mask": weights} if getattr(model, "batch_norm", False) else {}
+    masked: dict[str, Any] = {"mask": weights} if getattr(model, "batch_norm", False) else {}
     outputs, new_model_state = model.apply(
-        variables,
+        {"params": params, **model_state},
         inputs,
         train=True,
         rngs={"dropout": context.block_rng()},
@@ -80,6 +79,12 @@ def apply_model(
         **masked,
     )
     return outputs, dict(new_model_state)
+
+
+def infer(model: nn.Module, params: Params, model_state: Any, inputs: Array) -> Array:
+    """Applies a module as it is used once it is trained."""
+    outputs: Any = model.apply({"params": params, **model_state}, inputs)
+    return outputs
 
 
 def _split(variables: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:

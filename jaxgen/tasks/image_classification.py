@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, Shaped
 from jaxgen import losses, metrics
 from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray, Mean, Metric
-from jaxgen.tasks.base import apply_model, init_model
+from jaxgen.tasks.base import apply_model, infer, init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class ImageClassification:
 
         Trained with mean squared error the outputs are clipped and normalised, so that they add up to one.
         """
-        outputs = self.model.apply({"params": params, **model_state}, self.scale(batch["image"]))
+        outputs = infer(self.model, params, model_state, self.scale(batch["image"]))
         if self.objective == "cross_entropy":
             probabilities = jax.nn.softmax(outputs)
         else:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from jaxgen import losses, metrics
 from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray, Mean
-from jaxgen.tasks.base import apply_model, init_model
+from jaxgen.tasks.base import apply_model, infer, init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
 
 if TYPE_CHECKING:
@@ -103,11 +103,11 @@ class Regression:
         """Standardises the features."""
         if not self.feature_mean:
             return jnp.asarray(features)
-        return (features - jnp.array(self.feature_mean)) / jnp.array(self.feature_scale)
+        return (jnp.asarray(features) - jnp.array(self.feature_mean)) / jnp.array(self.feature_scale)
 
     def predict(self, params: Params, model_state: Any, batch: Batch) -> dict[str, Array]:
         """Gives `prediction` [batch] in the target's units."""
-        outputs = self.model.apply({"params": params, **model_state}, self.scale(batch["features"]))
+        outputs = infer(self.model, params, model_state, self.scale(batch["features"]))
         return {"prediction": outputs[:, 0] * self.target_scale + self.target_mean}
 
     def plots(

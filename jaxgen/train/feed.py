@@ -4,6 +4,7 @@ Both give the same batches in the same order; `bind(step)` compiles the step onc
 returns `run(state, position, count) -> (state, metrics)`, which takes the `count` steps after `position`.
 """
 
+import abc
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -34,14 +35,51 @@ def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
     def checked(*arguments: Any) -> Any:
         nonlocal traced
         if traced:
-            raise AssertionError(f"{function.__qualname__} is traced again: a shape or a sharding has changed")
+            raise AssertionError(
+                f"{function.__qualname__} is traced again: a shape or a sharding has changed"
+            )
         traced = True
         return function(*arguments)
 
     return checked
 
 
-class ResidentFeed:
+class Feed(abc.ABC):
+    """Where a run's batches come from.
+
+    Attributes:
+        source: the training split.
+        order: which examples make up the batch of each step.
+        steps_per_call: the most steps that one call takes.
+    """
+
+    source: Source
+    order: BatchOrder
+    steps_per_call: int
+
+    @abc.abstractmethod
+    def bind(self, step: Step, state: TrainState) -> Run:
+        """Compiles the step, once, for states like this one."""
+
+    @abc.abstractmethod
+    def state(self) -> Any:
+        """Gives what a checkpoint must hold of the feed, as JSON."""
+
+    @abc.abstractmethod
+    def restore(self, state: Any, position: int) -> None:
+        """Goes on at a position; `state` is what the feed that saved it gave."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Lets go of threads and files."""
+
+    def batch_at(self, step: int) -> dict[str, np.ndarray]:
+        """Reads the batch of a step on the host, to look at it."""
+        indices, weights = self.order(step)
+        return {**self.source.gather(indices), "weight": weights}
+
+
+class ResidentFeed(Feed):
     """A set that fits: put on every device once, and batches gathered there by index, many steps a call."""
 
     def __init__(self, source: Source, order: BatchOrder, mesh: Mesh, steps_per_call: int) -> None:
@@ -51,7 +89,7 @@ class ResidentFeed:
         self._rows = NamedSharding(mesh, P(None, "data"))
 
     def bind(self, step: Step, state: TrainState) -> Run:
-        """Compiles the step for states like this one."""
+        """Compiles the step with the gathering of its batches."""
 
         def call(state: TrainState, arrays: Any, rows: Any, count: Any) -> tuple[TrainState, Metrics]:
             def resident_step(state: TrainState, row: Any) -> tuple[TrainState, Metrics]:
@@ -61,11 +99,7 @@ class ResidentFeed:
                 return resident_step(state, jax.tree.map(lambda leaf: leaf[0], rows))
             return repeat(resident_step)(state, rows, count)
 
-        compiled = jax.jit(
-            trace_once(call),
-            donate_argnums=0,
-            out_shardings=(state_shardings(state, self._mesh), None),
-        )
+        compiled = _compile(call, state, self._mesh)
 
         def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
             indices, weights = self.order.stacked(position, self.steps_per_call)
@@ -76,11 +110,6 @@ class ResidentFeed:
 
     def _put(self, rows: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(rows.shape, self._rows, lambda index: rows[index])
-
-    def batch_at(self, step: int) -> dict[str, np.ndarray]:
-        """Reads the batch of a step on the host, to look at it."""
-        indices, weights = self.order(step)
-        return {**self.source.gather(indices), "weight": weights}
 
     def state(self) -> Any:
         """Has no state: the order is a function of the step."""
@@ -93,51 +122,47 @@ class ResidentFeed:
         """Holds nothing open."""
 
 
-class HostFeed:
+class HostFeed(Feed):
     """A set that is read by Grain's threads, each host its own rows, one step a call."""
 
-    steps_per_call = 1
-
-    def __init__(self, source: Source, order: BatchOrder, mesh: Mesh, position: int = 0) -> None:
-        self.source, self.order = source, order
+    def __init__(self, source: Source, order: BatchOrder, mesh: Mesh) -> None:
+        self.source, self.order, self.steps_per_call = source, order, 1
         self._mesh = mesh
-        self._iterator: HostBatches | None = None
-        self.restore(None, position)
+        self._batches = self._open(0)
 
     def bind(self, step: Step, state: TrainState) -> Run:
-        """Compiles the step for states like this one."""
-        compiled = jax.jit(
-            trace_once(step),
-            donate_argnums=0,
-            out_shardings=(state_shardings(state, self._mesh), None),
-        )
+        """Compiles the step."""
+        compiled = _compile(step, state, self._mesh)
 
         def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
-            return compiled(state, put_batch(next(self._iterator), self._mesh))
+            return compiled(state, put_batch(next(self._batches), self._mesh))
 
         return run
 
-    batch_at = ResidentFeed.batch_at
-
     def state(self) -> Any:
-        """Gives the iterator's state, to save with the train state."""
-        return self._iterator.get_state()
+        """Gives the iterator's state."""
+        return self._batches.get_state()
 
     def restore(self, state: Any, position: int) -> None:
-        """Continues at a saved state, or at a position where there is none."""
+        """Goes on with the iterator's state, or, where the run was begun on the device, at the position."""
         self.close()
-        self._iterator = HostBatches(
+        self._batches = self._open(position)
+        if state is not None:
+            self._batches.set_state(state)
+
+    def close(self) -> None:
+        """Stops the reading threads."""
+        self._batches.close()
+
+    def _open(self, position: int) -> HostBatches:
+        return HostBatches(
             self.source,
             self.order,
             position,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
-        if state is not None:
-            self._iterator.set_state(state)
 
-    def close(self) -> None:
-        """Stops the reading threads."""
-        if self._iterator is not None:
-            self._iterator.close()
-            self._iterator = None
+
+def _compile(call: Callable[..., Any], state: TrainState, mesh: Mesh) -> Callable[..., Any]:
+    return jax.jit(trace_once(call), donate_argnums=0, out_shardings=(state_shardings(state, mesh), None))

@@ -17,11 +17,11 @@ from jaxgen.config import describe
 from jaxgen.data.pipeline import BatchOrder
 from jaxgen.data.sources import Source, from_arrays
 from jaxgen.errors import UsageError
-from jaxgen.parallel import check_batch_size, make_mesh, state_shardings
+from jaxgen.parallel import check_batch_size, make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
 from jaxgen.tasks.base import Task
 from jaxgen.train.evaluate import Evaluator
-from jaxgen.train.feed import HostFeed, ResidentFeed
+from jaxgen.train.feed import Feed, HostFeed, ResidentFeed
 from jaxgen.train.hooks import Hook, MetricsFile, Progress, TensorBoard
 from jaxgen.train.loop import DivergedError, Loop, LoopSettings, Tally, default_cadence
 from jaxgen.train.players import Players, make_players_step
@@ -175,7 +175,7 @@ def fit(
     }
     directory = None if workdir is None else RunDirectory(workdir)
     mesh = make_mesh(_devices(devices, directory))
-    check_batch_size(batch_size, mesh.size * accumulate)
+    check_batch_size(batch_size, mesh.size * accumulate * getattr(optimizer, "slices", 1))
     if directory is not None:
         described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
         directory.begin({**described, **(record or {}), "device_count": mesh.size}, length)
@@ -184,7 +184,7 @@ def fit(
     state = TrainState.create(task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None)
     run = _Run(
         settings=settings,
-        state=jax.device_put(state, state_shardings(state, mesh)),
+        state=put_state(state, mesh),
         step=_make_step(task, optimizer, accumulate, ema_decay),
         feed=_make_feed(
             train,
@@ -210,7 +210,7 @@ class _Run:
     settings: LoopSettings
     state: TrainState
     step: Step
-    feed: ResidentFeed | HostFeed
+    feed: Feed
     mesh: Mesh
     evaluate: Evaluator
     splits: tuple[str, ...]
@@ -258,15 +258,13 @@ class _Run:
                     self.state, _, step = checkpoints.restore(abstract(self.state), chosen)
             elif best and best.kept:
                 step, self.state = best.kept
-            finished_before = self.directory is not None and self.directory.result() is not None
-            if finished_before:
+            before = None if self.directory is None else self.directory.result()
+            if before is not None:
                 self._say(f"finished already, at step {loop.position}: nothing to do")
-                figures = self.directory.result()
-            else:
-                figures = {**self._figures(loop), "evaluated_step": step}
-                if self.directory is not None and jax.process_index() == 0:
-                    self.directory.finish(figures)
-        return FitResult(self.state, figures, history.records, finished_before)
+            figures = before or {**self._figures(loop), "evaluated_step": step}
+            if self.directory is not None and before is None and jax.process_index() == 0:
+                self.directory.finish(figures)
+        return FitResult(self.state, figures, history.records, before is not None)
 
     def _open_checkpoints(self, stack: contextlib.ExitStack) -> Any:
         if self.directory is None:
@@ -395,7 +393,7 @@ def _steps_per_call(task: Task, state: TrainState, example: Any, report_every: i
 
 def _make_feed(
     train: Source, order: BatchOrder, mesh: Mesh, steps_per_call: int, resident: bool | None
-) -> ResidentFeed | HostFeed:
+) -> Feed:
     if resident is None:
         example = train.gather(np.zeros(1, np.int32))
         resident = len(train) * sum(leaf.nbytes for leaf in example.values()) < _RESIDENT_BYTES

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.errors import JaxgenError
 from jaxgen.train.evaluate import add_up
-from jaxgen.train.feed import HostFeed, ResidentFeed, Run
+from jaxgen.train.feed import Feed, Run
 from jaxgen.train.hooks import Hook
 from jaxgen.train.state import TrainState
 
@@ -115,7 +116,7 @@ class Loop:
         state: TrainState,
         step_number: int,
         run: Run,
-        feed: ResidentFeed | HostFeed,
+        feed: Feed,
         evaluate: Callable[[TrainState, tuple[str, ...]], dict[str, float]],
         save: Callable[[int, TrainState, Mapping[str, float], Tally], None] | None,
         check_save: Callable[[], None] | None,
@@ -202,6 +203,9 @@ class Loop:
             self._late, self._window = (self.position, self._window), []
             self._deliver()
         if saving and self._save is not None and self._saved_at != self.position:
+            # A gradient can be bad where the loss was good: it would be noticed a step too late.
+            if not _all_finite(self.state.params):
+                raise DivergedError(diagnose(self.state, self.position, self._feed.batch_at))
             self._save(self.position, self.state, figures or {}, self.tally)
             self._saved_at, self._saved_time = self.position, time.perf_counter()
         self._mark = None if self._mark is None else (time.perf_counter(), self.position)
@@ -225,6 +229,13 @@ def _first_bad(metric: Any) -> int | None:
     return metric.first_bad_step() if hasattr(metric, "first_bad_step") else None
 
 
+@jax.jit
+def _all_finite(params: Any) -> jax.Array:
+    return jax.tree.reduce(
+        jnp.logical_and, jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), params), jnp.bool_(True)
+    )
+
+
 def diagnose(state: TrainState, step: int, batch_at: Callable[[int], Mapping[str, np.ndarray]]) -> str:
     """Says in one line what went bad first; a bad step leaves the parameters as they were before it.
 
@@ -233,7 +244,7 @@ def diagnose(state: TrainState, step: int, batch_at: Callable[[int], Mapping[str
         step: the number of steps before it.
         batch_at: reads the batch of a step.
     """
-    head = f"the loss turned NaN or infinite at step {step + 1}"
+    head = f"training turned NaN or infinite at step {step + 1}"
     for earlier in (step - 1, step):
         for name, values in batch_at(earlier).items() if earlier >= 0 else ():
             if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
@@ -264,7 +275,7 @@ def _caught_signals() -> Iterator[list[int]]:
             signal.signal(signal_number, handler)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             previous[number] = signal.signal(number, handle)
     except ValueError:  # not in the main thread: signals are not ours to catch
         pass

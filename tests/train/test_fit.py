@@ -92,7 +92,9 @@ def test_evaluation_sees_every_example_once(batch_size):
     outputs = PICTURES.predict(result.state.params, {}, split.arrays())
     probabilities = np.asarray(outputs["probabilities"])
     labels = split.arrays()["label"]
-    assert figures["test/accuracy"] == pytest.approx(np.mean(np.asarray(outputs["prediction"]) == labels), abs=1e-6)
+    assert figures["test/accuracy"] == pytest.approx(
+        np.mean(np.asarray(outputs["prediction"]) == labels), abs=1e-6
+    )
     assert figures["test/loss"] == pytest.approx(
         -np.mean(np.log(probabilities[np.arange(61), labels])), abs=1e-5
     )
@@ -143,6 +145,16 @@ def test_ema_is_what_is_evaluated():
     assert figures["ema"] != pytest.approx(figures["plain"], rel=1e-3)
 
 
+@dataclasses.dataclass(frozen=True)
+class Root(Regression):
+    """Its gradient is infinite at zero, its loss is not."""
+
+    def loss(self, params, model_state, carry, batch, context):
+        terms, outputs = super().loss(params, model_state, carry, batch, context)
+        extra = jax.numpy.sqrt(jax.numpy.abs(params["output"]["bias"] * 0)).sum()
+        return {"mse": terms["mse"].replace(total=terms["mse"].total + extra)}, outputs
+
+
 class TestDivergence:
     def test_bad_data_is_named(self):
         data = rows()
@@ -153,18 +165,16 @@ class TestDivergence:
             fit(data=data, steps=8)
 
     def test_bad_parameters_are_named(self):
-        @dataclasses.dataclass(frozen=True)
-        class Root(Regression):
-            """Its gradient is infinite at zero, its loss is not."""
-
-            def loss(self, params, model_state, carry, batch, context):
-                terms, outputs = super().loss(params, model_state, carry, batch, context)
-                extra = jax.numpy.sqrt(jax.numpy.abs(params["output"]["bias"] * 0)).sum()
-                return {"mse": terms["mse"].replace(total=terms["mse"].total + extra)}, outputs
-
         message = r"step 2: the parameters output/bias went bad in step 1; .*no checkpoint had been made"
         with pytest.raises(DivergedError, match=message):
             fit(Root(LINE.model), steps=8)
+
+    def test_bad_parameters_are_not_saved(self, tmp_path):
+        """A gradient that is bad where the loss is good is noticed at a checkpoint, before it is saved."""
+        with pytest.raises(
+            DivergedError, match=r"output/bias went bad in step 1; .*no checkpoint had been made"
+        ):
+            fit(Root(LINE.model), steps=8, workdir=tmp_path / "run", checkpoint_every=1)
 
     def test_overflow_is_named(self):
         with pytest.raises(DivergedError, match="overflowed on a finite batch with finite parameters"):
