@@ -27,6 +27,12 @@ _STYLE = {
     "legend.fontsize": 9,
     "legend.frameon": False,
     "text.color": INK,
+    "xtick.color": GREY,
+    "xtick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.color": GREY,
+    "ytick.labelcolor": INK,
+    "ytick.labelsize": 8,
 }
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -62,5 +68,3 @@ def declutter(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.set_axisbelow(True)
-    # Ticks are made late, in whatever style is the user's by then.
-    axes.tick_params(which="both", color=GREY, labelcolor=INK, labelsize=8)
