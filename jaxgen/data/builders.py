@@ -39,7 +39,12 @@ def prepared(name: str, data_dir: Path | str | None = None) -> Any:
     directory = data_directory(data_dir)
     builder = find(name, directory)
     kind(builder, name)  # before anything is downloaded
-    if not builder.is_prepared() and name in _EMBEDDED and data_dir is None and not _writable(directory):
+    if (
+        not builder.is_prepared()
+        and builder.name in _EMBEDDED
+        and data_dir is None
+        and not _writable(directory)
+    ):
         directory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxgen"
         builder = find(name, directory)
     if builder.is_prepared():
@@ -70,6 +75,8 @@ def find(name: str, directory: Path) -> Any:
 
 def _cannot_open(name: str, directory: Path, error: Exception) -> JaxgenError:
     text = str(error)
+    if text.startswith("Failed to construct"):  # what tfds puts before the reason
+        text = text[text.find('}": ') + 4 :]
     if "File format is already set" in text:
         return JaxgenError(
             f"{name} lies in {directory} in a format that can't be read by random access without TensorFlow; "
@@ -83,9 +90,18 @@ def _cannot_open(name: str, directory: Path, error: Exception) -> JaxgenError:
         import tensorflow_datasets as tfds
 
         base, _, config = name.partition("/")
-        return unknown(f"configuration of {base}", config, tfds.builder_cls(base).builder_configs)
-    if text.startswith("Failed to construct"):  # a line that tfds puts before the reason
-        text = text[text.find('}": ') + 4 :]
+        if not (configs := tfds.builder_cls(base).builder_configs):
+            return UsageError(f"{base} has no configurations, so there is no {name}: leave out /{config}")
+        return unknown(f"configuration of {base}", config, configs)
+    if "cannot be loaded at version" in text:
+        return UsageError(text.splitlines()[0])
+    if text.startswith("No module named 'tensorflow"):
+        return JaxgenError(f"can't open the data set {name}: its builder needs TensorFlow")
+    if "Failed to load JSON" in text:
+        return JaxgenError(
+            f"the data set {name} in {directory} is damaged ({text.splitlines()[0].rstrip('.')}): "
+            "remove its directory and prepare it again"
+        )
     return JaxgenError(f"can't open the data set {name} in {directory}: {(text.splitlines() or ['?'])[0]}")
 
 
@@ -127,7 +143,10 @@ def records(builder: Any, name: str, split: str) -> Any:
     from tensorflow_datasets import decode
 
     try:
-        return builder.as_data_source(split=split, deserialize_method=decode.DeserializeMethod.RAW_BYTES)
+        opened = builder.as_data_source(split=split, deserialize_method=decode.DeserializeMethod.RAW_BYTES)
+        if not len(opened):
+            raise ValueError(split)
+        return opened
     except Exception as error:
         known = ", ".join(f"{key} ({info.num_examples})" for key, info in builder.info.splits.items())
         raise UsageError(
@@ -147,11 +166,14 @@ def build(builder: Any, name: str, directory: Path, generate: Any = None) -> Any
     Raises:
         JaxgenError: where it can't be downloaded or written.
     """
-    with _locked(directory, name):
+    if builder.data_path.exists() and not builder.is_prepared():
+        raise _incomplete(builder, name)
+    embedded = builder.name in _EMBEDDED
+    with _locked(directory, builder.name):
         if not builder.is_prepared():
             leftovers = _Leftovers(builder, directory)
             try:
-                with _quiet(name in _EMBEDDED):
+                with _quiet(text=not embedded and generate is None, bars=not embedded):
                     _write(builder, directory, generate)
             except Exception as error:
                 if not builder.is_prepared():  # else another process was faster
@@ -160,10 +182,12 @@ def build(builder: Any, name: str, directory: Path, generate: Any = None) -> Any
                 leftovers.remove()
         builder = find(name, directory)
         if not builder.is_prepared() or not builder.info.splits:
-            raise JaxgenError(
-                f"{builder.data_path} holds no complete data set: remove it, and prepare {name} again"
-            )
+            raise _incomplete(builder, name)
     return builder
+
+
+def _incomplete(builder: Any, name: str) -> JaxgenError:
+    return JaxgenError(f"{builder.data_path} holds no complete data set: remove it, and prepare {name} again")
 
 
 def _write(builder: Any, directory: Path, generate: Any) -> None:
@@ -179,14 +203,14 @@ def _write(builder: Any, directory: Path, generate: Any) -> None:
 
 
 @contextlib.contextmanager
-def _quiet(silent: bool) -> Iterator[None]:
-    """Keeps tfds from writing to the standard output, and bars to where there is no terminal."""
+def _quiet(text: bool, bars: bool) -> Iterator[None]:
+    """Keeps tfds's text from the standard output, and bars from where there is no terminal."""
     from tensorflow_datasets.core.utils import tqdm_utils
 
-    active, stream = tqdm_utils._active, io.StringIO() if silent else sys.stderr
-    tqdm_utils._active = active and not silent and sys.stderr.isatty()
+    active = tqdm_utils._active
+    tqdm_utils._active = active and bars and sys.stderr.isatty()
     try:
-        with contextlib.redirect_stdout(stream):
+        with contextlib.redirect_stdout(sys.stderr if text else io.StringIO()):
             yield
     finally:
         tqdm_utils._active = active
@@ -221,6 +245,10 @@ def explain(error: Exception, name: str, directory: Path) -> JaxgenError:
     if cause is not None:
         reason = cause.strerror or _first_line(cause)
         return JaxgenError(f"can't prepare {name} in {directory}: {reason}; name another --data-dir")
+    if type(error) is RuntimeError:  # array_record's way to tell what the system refused
+        return JaxgenError(
+            f"can't prepare {name} in {directory}: {_first_line(error)}; name another --data-dir"
+        )
     return JaxgenError(
         f"can't prepare {name} without TensorFlow: {_first_line(error)}; prepare it with tfds elsewhere, "
         "as array_record, and name its --data-dir"

@@ -143,7 +143,7 @@ def _files(builder: Any, name: str, directory: Path) -> dict[str, tuple[_File, _
     missing = [file for file, path in found.items() if path is None]
     if missing:
         raise JaxgenError(
-            f"{directory} lacks {' and '.join(missing)} (gzipped or raw): {name} needs all of {len(found)}"
+            f"{directory} lacks {', '.join(missing)} (gzipped or raw): {name} needs all of {len(found)}"
         )
     read = {file: _File(path, file, _contents(path)) for file, path in found.items() if path is not None}
     return {split: (read[images], read[labels]) for split, (images, labels) in wanted.items()}
@@ -182,7 +182,7 @@ def _read_split(
 
 def _verified(builder: Any, name: str, file: _File) -> bool:
     """Tells whether a file is as it was published; raises where it is known that it isn't."""
-    if name.split(":")[0] == "mnist":
+    if builder.name == "mnist":
         if hashlib.sha256(file.contents).hexdigest() != _MNIST[file.name]:
             raise JaxgenError(f"{file.path} is altered: its contents are not those of MNIST's {file.name}")
         return True

@@ -36,6 +36,8 @@ def refuse_without_network(builder: Any, directory: Path) -> None:
         try:
             requests.head(url, timeout=_TIMEOUT[0]).close()
             return
+        except requests.exceptions.ReadTimeout:  # a slow answer is left to the download's own patience
+            return
         except requests.exceptions.RequestException as error:
             failure = error
     assert failure is not None
@@ -74,10 +76,12 @@ def without_tensorflow(builder: Any) -> Iterator[None]:
 
 
 def _importable(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None
     try:
         return importlib.util.find_spec(module) is not None
-    except ValueError:  # blocked: sys.modules holds None
-        return sys.modules[module] is not None
+    except ImportError:
+        return False
 
 
 class _StandIn(SimpleNamespace):

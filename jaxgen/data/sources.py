@@ -162,8 +162,6 @@ def load(
 
     builder = builders.prepared(name, data_dir)
     records = _Records(builders.records(builder, name, split), str(builder.data_path))
-    if not len(records):
-        raise UsageError(f"the split {split!r} of {name} is empty")
     version = str(builder.version)
     kind = builders.kind(builder, name)
     if kind is None:
