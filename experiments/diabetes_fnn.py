@@ -27,7 +27,7 @@ class Config(TrainConfig):
     """Examples a step, over all devices."""
     optimizer: str = "adamw"
     """Any Optax optimiser by its Optax name (adam, adamw, sgd, lion, ...), or momentum."""
-    weight_decay: float = 0.1
+    weight_decay: float = 1.0
     """Decay of weights (not of biases and scales), for optimisers that have it, else added."""
     schedule: str = "cosine"
     """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
