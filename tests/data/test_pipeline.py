@@ -41,7 +41,7 @@ def test_every_epoch_holds_each_example_once(num_examples: int, batch_size: int)
         for indices, weights in batches:
             assert indices.shape == weights.shape == (batch_size,)
             assert indices.dtype == np.int32 and weights.dtype == np.float32
-            assert 0 <= indices.min() and indices.max() < num_examples
+            assert indices.min() >= 0 and indices.max() < num_examples
         assert all(weights.all() for _, weights in batches[:-1])
         real = np.concatenate([indices[weights > 0] for indices, weights in batches])
         assert sorted(real) == list(range(num_examples))
