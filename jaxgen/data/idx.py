@@ -54,7 +54,7 @@ def prepare(name: str, *, from_dir: Path | str | None = None, data_dir: Path | s
         return f"{_summary(builders.prepared(name, data_dir))}: prepared"
     files = _files(builder, name, Path(from_dir).expanduser())
     splits = {split: _read_split(builder, name, images, labels) for split, (images, labels) in files.items()}
-    verified = [_verified(builder, name, file) for pair in files.values() for file in pair]
+    verified = [_verified(builder, builder.name, file) for pair in files.values() for file in pair]
     builder = builders.build(builder, name, directory, lambda download_manager: _examples(splits))
     how = "verified" if all(verified) else f"not verified, no checksums of {name}'s files match"
     return f"{_summary(builder)}: imported from {from_dir}, {how}"
@@ -182,7 +182,7 @@ def _read_split(
 
 def _verified(builder: Any, name: str, file: _File) -> bool:
     """Tells whether a file is as it was published; raises where it is known that it isn't."""
-    if builder.name == "mnist":
+    if name == "mnist":
         if hashlib.sha256(file.contents).hexdigest() != _MNIST[file.name]:
             raise JaxgenError(f"{file.path} is altered: its contents are not those of MNIST's {file.name}")
         return True
