@@ -132,9 +132,10 @@ def test_mnist_is_verified(shared_data: Path, tmp_path: Path) -> None:
     )
 
 
-def test_altered_mnist(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mnist", "mnist:3.0.1", "MNIST"])
+def test_altered_mnist(name: str, tmp_path: Path) -> None:
     write_set(tmp_path / "files")
-    told = refusal("mnist", tmp_path / "files", tmp_path / "sets")
+    told = refusal(name, tmp_path / "files", tmp_path / "sets")
     path = tmp_path / "files" / "train-images-idx3-ubyte.gz"
     assert told == f"{path} is altered: its contents are not those of MNIST's train-images-idx3-ubyte"
 

@@ -66,6 +66,7 @@ def test_unknown_split(split: str, data_dir: Path) -> None:
         ("fashon_mnist", "unknown data set 'fashon_mnist'; did you mean fashion_mnist"),
         ("digit", "unknown data set 'digit'; did you mean digits"),
         ("qqqqqqqq", r"unknown data set 'qqqqqqqq'; known: \w+, \w+"),
+        ("digits/small", "digits has no configurations, so there is no digits/small: leave out /small"),
         ("emnist/leters", "unknown configuration of emnist 'leters'; did you mean letters"),
         ("two words", "'two words' is no name of a data set"),
         ("../digits", "is no name of a data set"),
