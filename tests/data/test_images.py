@@ -45,6 +45,7 @@ def filtered_png(image: np.ndarray, filters: list[int]) -> bytes:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_filter(channels: int) -> None:
     given = RNG.integers(0, 256, (60, 5, 4, channels), np.uint8)
+    given[30:] %= 6  # small values: the ties that the Paeth predictor breaks by rule
     encoded = [filtered_png(image, RNG.integers(0, 5, 5).tolist()) for image in given]
     assert len(given) > 5 * 4, "else they are decoded one at a time"
     np.testing.assert_array_equal(images.decode(encoded, channels), given)
@@ -71,10 +72,11 @@ def test_other_kinds_are_converted() -> None:
 
 
 def test_different_sizes_need_a_size() -> None:
-    encoded = [images.encode_png(np.zeros((size, 5, 1), np.uint8)) for size in (4, 5)]
-    with pytest.raises(UsageError, match="differ in size"):
-        images.decode(encoded, 1)
-    assert images.decode(encoded, 1, (5, 5)).shape == (2, 5, 5, 1)
+    encoded = [images.encode_png(np.zeros((size, 5, 1), np.uint8)) for size in [4] * 30 + [5]]
+    for few_or_many in (encoded[-2:], encoded):
+        with pytest.raises(UsageError, match="differ in size"):
+            images.decode(few_or_many, 1)
+        assert images.decode(few_or_many, 1, (5, 5)).shape == (len(few_or_many), 5, 5, 1)
 
 
 @pytest.mark.parametrize(("keep", "count"), [(10, 1), (40, 1), (10, 30), (40, 30), (-20, 30), (-6, 30)])
