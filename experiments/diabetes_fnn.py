@@ -72,7 +72,7 @@ EXPERIMENT = Experiment(
     summary="feed-forward net 10-32-1, regression",
     data="diabetes, 442 patients (no network)",
     time="5 s on 2 CPU cores",
-    reference="x",
+    reference="R2 0.30 (ridge regression: 0.34)",
     needs=("features", "target"),
     baselines=ridge,
 )

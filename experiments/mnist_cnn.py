@@ -66,7 +66,7 @@ EXPERIMENT = Experiment(
     summary="convolutional net: conv32 - pool - conv64 - pool - 128 - 10",
     data="MNIST (--data digits: no network)",
     time="5 s on 2 CPU cores",
-    reference="x",
+    reference="99.0 %",
     needs=("image", "label"),
     smoke={"data": "digits"},
     # Chosen by cross-validation on the training split: 1,437 images are few.

@@ -129,6 +129,8 @@ class Loop:
         self._window: list[Any] = []
         self._late: tuple[int, list[Any]] | None = None
         self._mark: tuple[float, int] | None = None
+        self._rate: float | None = None
+        self._reported_at = step_number
         self._saved_at = -1
         self._saved_time = time.perf_counter()
 
@@ -148,8 +150,9 @@ class Loop:
     def _advance(self) -> None:
         """Takes the steps of one call, and does what falls due after them."""
         settings = self.settings
-        every = (settings.report_every, settings.evaluate_every, settings.checkpoint_every)
-        boundary = min(settings.steps, *(self.position // n * n + n for n in every))
+        every = (settings.evaluate_every, settings.checkpoint_every)
+        report_at = self._reported_at + settings.report_every
+        boundary = min(settings.steps, report_at, *(self.position // n * n + n for n in every))
         count = min(boundary - self.position, self._feed.steps_per_call)
         self.state, metrics = self._run(self.state, self.position, count)
         self.position += count
@@ -159,11 +162,11 @@ class Loop:
             self._check_save()
         for hook in self._hooks:
             hook.on_progress(self.position)
-        _, evaluation_due, checkpoint_due = due = [
+        evaluation_due, checkpoint_due = (
             self.position % n == 0 or self.position == settings.steps for n in every
-        ]
-        if any(due):
-            self._late, self._window = (self.position, self._window), []
+        )
+        if evaluation_due or checkpoint_due or self.position == report_at:
+            self._close_window()
         figures: dict[str, float] = {}
         if evaluation_due and settings.splits:
             self._look_up()
@@ -185,22 +188,34 @@ class Loop:
         total = add_up(window)
         self._raise_if_diverged(total)
         figures = {f"train/{name}": float(metric.compute()) for name, metric in total.items()}
+        self._measure(step)
+        if self._rate is not None:
+            figures["train/steps_per_second"] = self._rate
+            figures["train/examples_per_second"] = self._rate * self.settings.batch_size
+        for hook in self._hooks:
+            hook.on_report(step, figures)
+
+    def _close_window(self) -> None:
+        """Ends the interval of a report, to be read a call later."""
+        self._late, self._window, self._reported_at = (self.position, self._window), [], self.position
+
+    def _measure(self, step: int) -> None:
+        """Notes how fast the device is; it has done `step` steps at least, and perhaps the call after them."""
+        if all(leaf.is_ready() for leaf in jax.tree.leaves(self._window)):
+            step = self.position
         now = time.perf_counter()
         if self._mark is not None and step > self._mark[1]:
             seconds, steps = now - self._mark[0], step - self._mark[1]
             self.tally.measured_seconds += seconds
             self.tally.measured_steps += steps
-            figures["train/steps_per_second"] = steps / seconds
-            figures["train/examples_per_second"] = steps * self.settings.batch_size / seconds
+            self._rate = steps / seconds
         self._mark = (now, step)
-        for hook in self._hooks:
-            hook.on_report(step, figures)
 
     def _look_up(self, saving: bool = False, figures: Mapping[str, float] | None = None) -> None:
         """Waits for the device, reads what is outstanding, and saves if asked."""
         self._deliver()
         if self._window:
-            self._late, self._window = (self.position, self._window), []
+            self._close_window()
             self._deliver()
         if saving and self._save is not None and self._saved_at != self.position:
             # A gradient can be bad where the loss was good: it would be noticed a step too late.
