@@ -212,19 +212,23 @@ def test_bad_requests_are_one_line(options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_failed_save_in_the_background_stops_the_run(tmp_path):
-    class Vandal(Hook):
-        def on_progress(self, step):
-            directory = tmp_path / "run" / "checkpoints"
-            if step == 6:
-                for path in directory.iterdir():
-                    path.rename(tmp_path / path.name)
-                directory.rmdir()
-                directory.write_text("no directory any more")
+def test_failed_save_in_the_background_stops_the_run_at_the_next_step(tmp_path, monkeypatch):
+    from jaxgen.train.checkpoint import Checkpoints
 
-    with pytest.raises(JaxgenError, match="checkpoint") as caught:
-        fit(steps=20, workdir=tmp_path / "run", checkpoint_every=3, hooks=[Vandal()], steps_per_call=1)
-    assert "\n" not in str(caught.value)
+    steps = []
+
+    class Watch(Hook):
+        def on_progress(self, step):
+            steps.append(step)
+
+    def check(self):
+        if steps and steps[-1] >= 6:
+            raise JaxgenError("could not save checkpoint of step 3: No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "check", check)
+    with pytest.raises(JaxgenError, match="No space left"):
+        fit(steps=20, workdir=tmp_path / "run", checkpoint_every=3, hooks=[Watch()], steps_per_call=1)
+    assert steps[-1] == 6
 
 
 def test_step_is_traced_once_and_says_so():
