@@ -2,6 +2,9 @@
 
 python -m experiments.mnist_cnn                        # Adam 1e-3, batch 32, 10 epochs, pixels / 255
 python -m experiments.mnist_cnn --data fashion_mnist   # or any other tfds image-classification set
+
+Adam 1e-3, batch 32, 10 epochs, pixels / 255: 99.0 % on the test split (mean of 3 seeds), in 4 minutes on 2 CPU cores;
+99.4 % on digits, in 30 s.
 """
 
 from dataclasses import dataclass
@@ -65,8 +68,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="convolutional net: conv32 - pool - conv64 - pool - 128 - 10",
     data="MNIST (--data digits: no network)",
-    time="5 s on 2 CPU cores",
-    reference="99.0 %",
+    time="4 min on 2 CPU cores",
+    reference="99.0 %; digits: 99.4 %",
     needs=("image", "label"),
     smoke={"data": "digits"},
     # Chosen by cross-validation on the training split: 1,437 images are few.
