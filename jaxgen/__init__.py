@@ -6,6 +6,7 @@ _NAMES = {
     "ConvNet": "jaxgen.models",
     "FeedForward": "jaxgen.models",
     "FitResult": "jaxgen.train.fit",
+    "Hook": "jaxgen.train.hooks",
     "ImageClassification": "jaxgen.tasks",
     "JaxgenError": "jaxgen.errors",
     "Regression": "jaxgen.tasks",

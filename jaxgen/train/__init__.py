@@ -5,6 +5,7 @@ from jaxgen._lazy import exports
 _NAMES = {
     "Context": "jaxgen.train.context",
     "FitResult": "jaxgen.train.fit",
+    "Hook": "jaxgen.train.hooks",
     "Outputs": "jaxgen.train.context",
     "Player": "jaxgen.train.players",
     "Players": "jaxgen.train.players",
