@@ -11,38 +11,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxgen.data import Source
-from jaxgen.experiment import Experiment, TrainConfig
+from jaxgen.experiment import Experiment, ImageConfig
 from jaxgen.models import ConvNet
 from jaxgen.run import main
 from jaxgen.tasks import ImageClassification
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainConfig):
+class Config(ImageConfig):
     """A convolutional net on images."""
 
-    data: str = "mnist"
-    """The data set: mnist, digits (no network), fashion_mnist, or any tfds image-classification set."""
     batch_size: int = 32
     """Examples a step, over all devices."""
-    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
-    """What is minimised: cross-entropy, or mean squared error on one-hot targets."""
-    label_smoothing: float = 0.0
-    """Part of each label that is spread evenly over all classes."""
     channels: tuple[int, ...] = (32, 64)
     """Channels of the convolutions, each followed by a pooling of 2 x 2."""
     kernel_size: int = 3
     """Height and width of the convolutions' kernels."""
     pooling: Literal["max", "average"] = "max"
     """How 2 x 2 outputs become one."""
-    widths: tuple[int, ...] = (128,)
-    """Widths of the hidden dense layers."""
-    activation: str = "relu"
-    """Activation of all hidden layers."""
-    dropout: float = 0.0
-    """Part of the dense activations that is dropped in training."""
-    batch_norm: bool = False
-    """Normalise the hidden layers over the batch."""
 
 
 def make_task(config: Config, train: Source) -> ImageClassification:

@@ -7,37 +7,14 @@ python -m experiments.mnist_fnn --data digits   # scikit-learn's digits: no netw
 17 s on 2 CPU cores.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 from jaxgen.data import Source
-from jaxgen.experiment import Experiment, TrainConfig
+from jaxgen.experiment import Experiment, ImageConfig
 from jaxgen.models import FeedForward
 from jaxgen.run import main
 from jaxgen.tasks import ImageClassification
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(TrainConfig):
-    """A feed-forward net on images."""
-
-    data: str = "mnist"
-    """The data set: mnist, digits (no network), fashion_mnist, or any tfds image-classification set."""
-    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
-    """What is minimised: cross-entropy, or mean squared error on one-hot targets."""
-    label_smoothing: float = 0.0
-    """Part of each label that is spread evenly over all classes."""
-    widths: tuple[int, ...] = (128,)
-    """Widths of the hidden layers."""
-    activation: str = "relu"
-    """Activation of the hidden layers."""
-    dropout: float = 0.0
-    """Part of the activations that is dropped in training."""
-    batch_norm: bool = False
-    """Normalise the hidden layers over the batch."""
-
-
-def make_task(config: Config, train: Source) -> ImageClassification:
+def make_task(config: ImageConfig, train: Source) -> ImageClassification:
     """Makes the task for a training split: its classes, its image size."""
     model = FeedForward(
         widths=config.widths,
@@ -53,7 +30,7 @@ def make_task(config: Config, train: Source) -> ImageClassification:
 
 EXPERIMENT = Experiment(
     name="mnist_fnn",
-    config=Config,
+    config=ImageConfig,
     task=make_task,
     summary="feed-forward net 784-128-10",
     data="MNIST (--data digits: no network)",

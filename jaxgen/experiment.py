@@ -83,6 +83,26 @@ class TrainConfig:
     """Show tracebacks instead of one-line errors."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(TrainConfig):
+    """The options of the experiments that classify images."""
+
+    data: str = "mnist"
+    """The data set: mnist, digits (no network), fashion_mnist, or any tfds image-classification set."""
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    """What is minimised: cross-entropy, or mean squared error on one-hot targets."""
+    label_smoothing: float = 0.0
+    """Part of each label that is spread evenly over all classes."""
+    widths: tuple[int, ...] = (128,)
+    """Widths of the hidden dense layers."""
+    activation: str = "relu"
+    """Activation of the hidden layers."""
+    dropout: float = 0.0
+    """Part of the hidden dense layers' activations that is dropped in training."""
+    batch_norm: bool = False
+    """Normalise the hidden layers over the batch."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One runnable experiment.
