@@ -45,7 +45,9 @@ def install_and_smoke(python, directory, *requirements):
 
     run(bin_ / "pip", "install", "-e", ".", *requirements)
     data = ["--data-dir", directory / "data"]
-    output = run(bin_ / "python", "-m", "experiments.mnist_fnn", "--smoke", "--workdir", directory / "run", *data)
+    output = run(
+        bin_ / "python", "-m", "experiments.mnist_fnn", "--smoke", "--workdir", directory / "run", *data
+    )
     assert "test/accuracy" in output.splitlines()[-1]
     run(bin_ / "jaxgen", "evaluate", directory / "run", *data)
     return run(bin_ / "pip", "list")

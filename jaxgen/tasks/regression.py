@@ -93,7 +93,7 @@ class Regression:
         predictions = outputs * self.target_scale + self.target_mean
         reported = {
             "mse": losses.mean_squared_error(predictions, targets, weights),
-            "r2": metrics.r2(predictions, targets, weights),
+            "r2": metrics.r2(predictions, targets, weights, offset=self.target_mean),
         }
         compare = losses.mean_squared_error if self.objective == "mse" else losses.huber
         term = compare(outputs, (targets - self.target_mean) / self.target_scale, weights)

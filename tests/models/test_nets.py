@@ -1,0 +1,128 @@
+"""The feed-forward and the convolutional net: shapes, counts, and the fast forms against the plain ones."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.errors import UsageError
+from jaxgen.models import ConvNet, FeedForward
+from jaxgen.models.convolution import average_pool, convolve, max_pool
+from jaxgen.train.state import count_parameters
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((6, 28, 28, 1)).astype(np.float32)
+
+
+def params_of(model, inputs=IMAGES):
+    return jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
+
+
+def test_standard_recipes_have_their_published_sizes():
+    assert count_parameters(params_of(FeedForward())) == 101_770
+    assert count_parameters(params_of(ConvNet())) == 225_034
+
+
+@pytest.mark.parametrize("model", [FeedForward((8,)), ConvNet((3, 4), widths=(8,))])
+def test_logits_are_float32_in_every_compute_dtype(model):
+    variables = model.init(jax.random.key(0), IMAGES)
+    exact = model.apply(variables, IMAGES)
+    half = model.clone(dtype="bfloat16").apply(variables, IMAGES)
+    assert exact.shape == half.shape == (6, 10)
+    assert exact.dtype == half.dtype == jnp.float32
+    np.testing.assert_allclose(exact, half, atol=0.05)
+    assert (exact != half).any()
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (2, 7, 5, 3)])
+def test_pooling_is_flaxs_in_value_and_gradient(shape):
+    inputs = jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    cotangent = None
+    for ours, theirs in ((max_pool, nn.max_pool), (average_pool, nn.avg_pool)):
+        value, pull = jax.vjp(ours, inputs)
+        expected, expected_pull = jax.vjp(lambda x, pool=theirs: pool(x, (2, 2), strides=(2, 2)), inputs)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
+        np.testing.assert_allclose(pull(cotangent)[0], expected_pull(cotangent)[0], rtol=1e-6)
+
+
+def test_ties_share_the_gradient_of_the_maximum():
+    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.zeros((1, 2, 2, 1)))
+    np.testing.assert_allclose(gradient, 0.25)
+
+
+@pytest.mark.parametrize("channels", [1, 9])
+def test_convolution_is_xlas_in_value_and_gradient(channels):
+    inputs = jnp.asarray(RNG.normal(size=(2, 7, 6, channels)), jnp.float32)
+    kernel = jnp.asarray(RNG.normal(size=(3, 2, channels, 5)), jnp.float32)
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def plain(inputs, kernel):
+        return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), "VALID", **options)
+
+    value, pull = jax.vjp(lambda x, k: convolve(x, k, (1, 1), "VALID", **options), inputs, kernel)
+    expected, expected_pull = jax.vjp(plain, inputs, kernel)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(pull(value), expected_pull(value), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", [FeedForward((8,), dropout=0.5), ConvNet((2,), widths=(8,), dropout=0.5)])
+def test_dropout_drops_in_training_alone(model):
+    variables = model.init(jax.random.key(0), IMAGES)
+    calm = model.apply(variables, IMAGES)
+    np.testing.assert_array_equal(calm, model.apply(variables, IMAGES))
+    first, second = (
+        model.apply(variables, IMAGES, train=True, rngs={"dropout": jax.random.key(i)}) for i in (1, 2)
+    )
+    assert (first != second).any()
+    assert (first != calm).any()
+
+
+@pytest.mark.parametrize(
+    "model", [FeedForward((8,), batch_norm=True), ConvNet((2,), widths=(8,), batch_norm=True)]
+)
+def test_batch_norm_gathers_statistics_and_leaves_padding_out(model):
+    variables = model.init(jax.random.key(0), IMAGES)
+    mask = np.array([1, 1, 1, 1, 0, 0], np.float32)
+
+    def train(images, mask=None):
+        return model.apply(variables, images, train=True, mask=mask, mutable=["batch_stats"])
+
+    logits, updated = train(IMAGES, mask)
+    expected, expected_updated = train(IMAGES[:4])
+    np.testing.assert_allclose(logits[:4], expected, rtol=1e-4, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(updated), jax.tree.leaves(expected_updated), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    before = variables["batch_stats"]
+    assert any(
+        (a != b).any()
+        for a, b in zip(jax.tree.leaves(updated["batch_stats"]), jax.tree.leaves(before), strict=True)
+    )
+
+
+def test_a_net_ignores_the_rest_of_its_batch():
+    """The gradient of one example's logits with respect to the other examples is zero."""
+    for model in (FeedForward((8,)), ConvNet((2,), widths=(8,))):
+        variables = model.init(jax.random.key(0), IMAGES)
+        gradient = jax.grad(lambda x, v=variables, m=model: m.apply(v, x)[2].sum())(IMAGES)
+        assert (gradient[2] != 0).any()
+        np.testing.assert_array_equal(np.delete(gradient, 2, axis=0), 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: FeedForward(activation="rellu"), "unknown activation 'rellu'; did you mean relu"),
+        (lambda: FeedForward(widths=(0,)), "widths must be positive"),
+        (lambda: FeedForward(num_classes=0), "num_classes must be positive"),
+        (lambda: FeedForward(dropout=1.0), "dropout is 1.0"),
+        (lambda: FeedForward(dtype="int32"), "dtype 'int32'"),
+        (lambda: ConvNet(pooling="mean"), "unknown pooling 'mean'"),
+        (lambda: params_of(ConvNet(), IMAGES[:, :8, :8]), "images of 8 x 8 are too small"),
+    ],
+)
+def test_impossible_fields_are_one_line(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
