@@ -81,13 +81,16 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
     directory.make()
     _say(f"run directory: {directory.path}")
-    parallel.initialize()
-    splits = _load_splits(experiment, config)
-    task = experiment.task(config, splits["train"])
     try:
+        parallel.initialize()
+        splits = _load_splits(experiment, config)
+        task = experiment.task(config, splits["train"])
         result = _fit(experiment, config, task, splits, directory)
     except Interrupted as stop:
         _say(f"saved at step {stop.step}; go on with: {_command_to_resume(directory)}")
+        raise
+    except JaxgenError:
+        directory.remove_if_empty()
         raise
     if not result.finished_before:
         test = splits.get("test", splits["train"])

@@ -1,5 +1,6 @@
 """The run directory: everything that a run leaves behind, and all that `jaxgen evaluate` and `plot` need."""
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
@@ -32,6 +33,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
+        self._made: list[Path] = []
 
     def config(self) -> dict[str, Any]:
         """Reads `config.json`.
@@ -63,12 +65,19 @@ class RunDirectory:
             JaxgenError: where it can't be made or written.
         """
         try:
+            self._made += [path for path in (self.path, *self.path.parents) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
             raise JaxgenError(
                 f"can't write the run directory {self.path}: {error.strerror}; choose another with --workdir"
             ) from error
+
+    def remove_if_empty(self) -> None:
+        """Takes back what `make` made, where the run didn't come to use it."""
+        with contextlib.suppress(OSError):  # not empty
+            for path in self._made:
+                path.rmdir()
 
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Writes `result.json`, the mark of a finished run."""

@@ -41,7 +41,9 @@ def test_large_and_bfloat16_logits_stay_exact():
     half = jnp.asarray(LOGITS, jnp.bfloat16)
     mean = losses.cross_entropy(half, LABELS)
     assert mean.total.dtype == jnp.float32
-    np.testing.assert_allclose(mean.compute(), losses.cross_entropy(half.astype(jnp.float32), LABELS).compute())
+    np.testing.assert_allclose(
+        mean.compute(), losses.cross_entropy(half.astype(jnp.float32), LABELS).compute()
+    )
 
 
 def test_squared_error_and_huber_are_numpys():

@@ -186,7 +186,7 @@ def test_bad_options_are_one_line(changes, message, data_dir, tmp_path):
     with pytest.raises(JaxgenError, match=message) as caught:
         run(*options("mnist_fnn", data_dir, tmp_path / "run", **changes))
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists(), "a run that never began leaves nothing"
 
 
 def test_directory_that_cannot_be_written_is_one_line(data_dir, tmp_path):
