@@ -5,7 +5,7 @@ from jaxgen._lazy import exports
 _NAMES = {
     "ConvNet": "jaxgen.models",
     "FeedForward": "jaxgen.models",
-    "FitResult": "jaxgen.train.fit",
+    "FitResult": "jaxgen.train.session",
     "Hook": "jaxgen.train.hooks",
     "ImageClassification": "jaxgen.tasks",
     "JaxgenError": "jaxgen.errors",

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-from jaxgen.errors import JaxgenError, UsageError
+from jaxgen.errors import JaxgenError, UsageError, unknown
 from jaxgen.experiment import Experiment
 from jaxgen.run import guard
 
@@ -18,6 +18,7 @@ _app = SubcommandApp()
 _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
+_COMMANDS = ("compare", "data", "evaluate", "list", "plot")
 _Run = Annotated[Positional[Path], arg(metavar="RUN")]
 
 
@@ -72,36 +73,33 @@ def plot(run: _Run, data_dir: Path | None = None) -> None:
 @_app.command
 def compare(
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN RUN ...")],
-    output: Path = Path("comparison.png"),
+    output: Path | None = None,
 ) -> None:
-    """Compare runs: a table of their figures, and one plot of their curves.
+    """Compare runs: a table of their options and figures, and one plot of their curves.
 
     Args:
         runs: the run directories.
-        output: where the plot goes, a PNG.
+        output: where the plot goes, a PNG; by default comparison.png beside the first run.
     """
     from rich.console import Console
-    from rich.table import Table
 
     from jaxgen import plots
-    from jaxgen.saved_run import compare_runs
+    from jaxgen.compare import compare_runs
 
-    if len(runs) < 2:
+    if len(set(runs)) < 2:
         raise UsageError("give two runs or more to compare")
+    output = runs[0].parent / "comparison.png" if output is None else output
     if output.suffix != ".png":
         raise UsageError(f"the plot is a PNG: --output {output.with_suffix('.png')}")
-    rows, figure = compare_runs(list(runs))
-    table = Table("", *(str(run) for run in runs))
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    (path,) = plots.save({output.stem: figure}, output.parent)
-    print(path)
+    comparison = compare_runs(list(dict.fromkeys(runs)))
+    Console().print(comparison.table())
+    (path,) = plots.save({output.stem: comparison.figure()}, output.parent)
+    print(f"plot: {path}")
 
 
 @_data.command
 def prepare(
-    name: Positional[str],
+    name: Annotated[Positional[str], arg(metavar="NAME")],
     from_dir: Annotated[Path | None, arg(name="from")] = None,
     data_dir: Path | None = None,
 ) -> None:
@@ -138,5 +136,12 @@ def experiments() -> list[Experiment]:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the command line and exits with its code: 0 done, 1 failure, 2 usage."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    rest = [argument for argument in arguments if argument != "--debug"]
-    guard(lambda: _app.cli(args=rest, prog="jaxgen"), debug=rest != arguments)
+    rest = [argument for argument in arguments if argument != "--debug"] or ["--help"]
+    guard(lambda: _carry_out(rest), debug="--debug" in arguments)
+
+
+def _carry_out(arguments: list[str]) -> None:
+    command = arguments[0]
+    if not command.startswith("-") and command not in _COMMANDS:
+        raise unknown("command", command, _COMMANDS)
+    _app.cli(args=arguments, prog="jaxgen")

@@ -1,6 +1,8 @@
 """Configuration: dataclasses to JSON and back by name, so that a run is rebuilt from its `config.json` alone."""
 
 import dataclasses
+import functools
+import hashlib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +35,24 @@ def describe(value: Any) -> Any:
         return str(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return repr(value)
+    return _describe_other(value)
+
+
+def _describe_other(value: Any) -> Any:
+    """Names what has no fields to list, the same in every process: `repr` would often tell an address."""
+    if hasattr(value, "__qualname__"):  # functions and classes
+        return f"{value.__module__}:{value.__qualname__}"
+    if isinstance(value, functools.partial):
+        parts = {"function": value.func, "arguments": value.args, "keywords": value.keywords}
+        return {"kind": "functools:partial", **describe(parts)}
+    if hasattr(value, "tobytes"):  # arrays
+        return {
+            "kind": "array",
+            "dtype": str(value.dtype),
+            "shape": list(value.shape),
+            "sha256": hashlib.sha256(value.tobytes()).hexdigest(),
+        }
+    return {"kind": _qualified(type(value)), **describe(vars(value) if hasattr(value, "__dict__") else {})}
 
 
 def rebuild(described: Any) -> Any:
@@ -51,7 +70,10 @@ def rebuild(described: Any) -> Any:
     kind = described["kind"]
     found = _find(kind)
     if found is None and ":" in kind:
-        raise JaxgenError(f"the run uses {kind}, which is not part of jaxgen: evaluate it from your own code")
+        raise JaxgenError(
+            f"the run uses {kind}, which is not part of jaxgen: open it in your own code, as "
+            "jaxgen.SavedRun(path, task=...)"
+        )
     if found is None:
         raise unknown("class in the run's config.json", kind, _exported())
     fields = {key: rebuild(item) for key, item in described.items() if key != "kind"}

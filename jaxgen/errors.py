@@ -22,7 +22,8 @@ class UsageError(JaxgenError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Builds the error for a name that isn't known, with the nearest ones that are."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    lowered = {known_name.lower(): known_name for known_name in names}
+    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
     if near:
         return UsageError(f"unknown {kind} {name!r}; did you mean {' or '.join(near)}?")
     shown = names if len(names) <= 12 else [*names[:12], f"and {len(names) - 12} more"]

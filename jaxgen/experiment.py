@@ -1,6 +1,5 @@
 """Experiments: what one is made of, the options that all share, and how its options become a run's parts."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,9 +134,22 @@ class Experiment:
     image_size: tuple[int, int] | None = None
     baselines: Callable[[Any, Any], dict[str, float]] | None = None
 
+    def options(self, **given: Any) -> TrainConfig:
+        """Gives the options: those that are given, else a trial run's or the data set's, else the usual ones."""
+        usual: Any = self.config  # a dataclass: its attributes are the defaults
+        trial = {"steps": 20, "report_every": 5, **self.smoke} if given.get("smoke") else {}
+        recipe = self.recipes.get({**trial, **given}.get("data", usual.data), {})
+        return self.config(**{**recipe, **trial, **given})
+
 
 def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
-    """Makes the optimiser's configuration from an experiment's options; `horizon` is the run's length in steps."""
+    """Makes the optimiser's configuration from an experiment's options; `horizon` is the run's length in steps.
+
+    Raises:
+        UsageError: for unknown names and impossible values, such as a warm-up as long as the run.
+    """
+    if config.warmup_steps >= horizon:
+        raise UsageError(f"--warmup-steps {config.warmup_steps} must be below the run's {horizon} steps")
     learning_rate = config.learning_rate
     if learning_rate is None:
         learning_rate = _LEARNING_RATES.get(config.optimizer, 1e-3)
@@ -152,26 +164,19 @@ def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
     )
 
 
-def smoke_config(experiment: Experiment, config: TrainConfig) -> TrainConfig:
-    """Shortens a run to a trial: few steps, embedded data."""
-    return dataclasses.replace(config, **{"steps": 20, "report_every": 5, **experiment.smoke})
-
-
-def training_split(config: TrainConfig) -> tuple[str, str | None]:
-    """Gives the splits, in tfds notation, to train on and to validate on.
+def held_out(config: TrainConfig) -> float:
+    """Gives the part of the training split that is held out for validation; 0 for none.
 
     Raises:
         UsageError: for a fraction that leaves nothing on one side, or a part of a part.
     """
-    split = config.train_split
     fraction = config.validation_fraction
     if config.until_converged and fraction == 0:
         fraction = 0.1
-    if fraction == 0:
-        return split, None
-    if "[" in split:
-        raise UsageError(f"--train-split {split} is a part already: hold out validation from a whole split")
-    percent = round(100 * (1 - fraction))
-    if not 0 < percent < 100:
-        raise UsageError(f"--validation-fraction must lie between 0.01 and 0.99, not {fraction}")
-    return f"{split}[:{percent}%]", f"{split}[{percent}%:]"
+    if not 0 <= fraction < 1:
+        raise UsageError(f"--validation-fraction must be at least 0 and below 1, not {fraction}")
+    if fraction and "[" in config.train_split:
+        raise UsageError(
+            f"--train-split {config.train_split} is a part already: hold out validation from a whole split"
+        )
+    return fraction

@@ -5,10 +5,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Array, Float, Integer, Shaped
 
 from jaxgen.errors import UsageError
-from jaxgen.metrics import AnyArray, Mean, check_labels, check_same_shape
+from jaxgen.metrics import AnyArray, Mean, check_labels, check_same_shape, spread
 
 
 def cross_entropy(
@@ -32,7 +32,7 @@ def cross_entropy(
     check_labels(logits, labels)
     if not 0 <= label_smoothing < 1:
         raise UsageError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1")
-    logits = jnp.asarray(logits, jnp.float32)
+    logits = _without_padding(jnp.asarray(logits, jnp.float32), weights)
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     target = jnp.take_along_axis(logits, jnp.asarray(labels)[..., None], axis=-1)[..., 0]
     if label_smoothing:
@@ -46,7 +46,7 @@ def mean_squared_error(
     weights: Shaped[AnyArray, "..."] | None = None,
 ) -> Mean:
     """Gives the mean over all target elements of the squared difference, as PyTorch's MSELoss does."""
-    return Mean.of(_difference(predictions, targets) ** 2, weights)
+    return Mean.of(_difference(predictions, targets, weights) ** 2, weights)
 
 
 def huber(
@@ -62,14 +62,24 @@ def huber(
     """
     if not delta > 0:
         raise UsageError(f"delta is {delta}; it must be positive")
-    distance = jnp.abs(_difference(predictions, targets))
+    distance = jnp.abs(_difference(predictions, targets, weights))
     # Both branches from one clipped value: no infinity squared, so no NaN in the gradient of the other branch.
     quadratic = jnp.minimum(distance, delta)
     return Mean.of(quadratic * (distance - quadratic / 2), weights)
 
 
 def _difference(
-    predictions: Float[AnyArray, "..."], targets: Float[AnyArray, "..."]
-) -> Float[AnyArray, "..."]:
+    predictions: Float[AnyArray, "..."],
+    targets: Float[AnyArray, "..."],
+    weights: Shaped[AnyArray, "..."] | None,
+) -> Float[Array, "..."]:
     check_same_shape(predictions, targets)
-    return jnp.asarray(predictions, jnp.float32) - jnp.asarray(targets, jnp.float32)
+    difference = jnp.asarray(predictions, jnp.float32) - jnp.asarray(targets, jnp.float32)
+    return _without_padding(difference, weights)
+
+
+def _without_padding(
+    values: Float[Array, "..."], weights: Shaped[AnyArray, "..."] | None
+) -> Float[Array, "..."]:
+    """Puts zeros where the weight is 0: the gradient of a NaN is NaN, even at weight 0."""
+    return values if weights is None else jnp.where(spread(weights, values.shape) == 0, 0, values)

@@ -5,13 +5,20 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
+from jaxgen import signals
 from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.experiment import Experiment, TrainConfig, optimizer_config, smoke_config, training_split
+from jaxgen.experiment import Experiment, TrainConfig, held_out, optimizer_config
 from jaxgen.run_directory import RunDirectory
+from jaxgen.train.hooks import Hook, format_figures, say
+
+_HELP = ("-h", "--help")
 
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -24,44 +31,41 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> NoRe
 def parse(experiment: Experiment, arguments: Sequence[str]) -> TrainConfig:
     """Reads an experiment's options; exits with code 2, and the nearest valid option, where they are wrong.
 
-    Where the experiment has a recipe for the data set, that gives the defaults.
+    What isn't given has the default of a trial run, or of the recipe for the data set, where there is one.
     """
     import tyro
 
-    def read(**defaults: Any) -> TrainConfig:
+    def read(arguments: Sequence[str], default: TrainConfig) -> TrainConfig:
         return tyro.cli(
             experiment.config,
             args=arguments,
-            default=experiment.config(**defaults),
+            default=default,
             prog=f"python -m experiments.{experiment.name}",
             description=experiment.summary,
         )
 
-    config = read()
-    return (
-        read(data=config.data, **experiment.recipes[config.data])
-        if config.data in experiment.recipes
-        else config
-    )
+    # First only for the options that others' defaults depend on; help is to show these defaults.
+    first = read([argument for argument in arguments if argument not in _HELP], experiment.options())
+    decisive: dict[str, Any] = {"smoke": True} if first.smoke else {}
+    if first.data != experiment.options().data:
+        decisive["data"] = first.data
+    return read(arguments, experiment.options(**decisive))
 
 
 def guard(action: Callable[[], Any], debug: bool) -> NoReturn:
     """Carries out an action and exits, with one line for the person in place of a traceback."""
-    from jaxgen.train.loop import Interrupted
-
+    watch = signals.Watch()
+    watch.install()
     try:
         action()
     except JaxgenError as error:
         if debug:
             raise
         _fail(str(error), error.exit_code)
-    except Interrupted as stop:
-        _fail(str(stop), 128 + stop.signal_number)
+    except signals.Interrupted as stop:
+        _leave(str(stop), stop.signal_number)
     except KeyboardInterrupt:
-        _fail("interrupted", 128 + signal.SIGINT)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        _leave("interrupted", watch.caught or signal.SIGINT)
     sys.exit(0)
 
 
@@ -70,43 +74,31 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
 
     Raises:
         JaxgenError: with one line that says what is wrong and what to do.
-        Interrupted: after SIGINT or SIGTERM, when the state is saved.
+        signals.Interrupted: after SIGINT or SIGTERM in training, when the state is saved.
     """
     from jaxgen import parallel
-    from jaxgen.saved_run import draw_plots
-    from jaxgen.train.loop import Interrupted
 
-    if config.smoke:
-        config = smoke_config(experiment, config)
+    parallel.initialize()
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
     directory.make()
-    _say(f"run directory: {directory.path}")
     try:
-        parallel.initialize()
-        splits = _load_splits(experiment, config)
+        splits = _load_splits(experiment, config, directory)
         task = experiment.task(config, splits["train"])
-        result = _fit(experiment, config, task, splits, directory)
-    except Interrupted as stop:
-        _say(f"saved at step {stop.step}; go on with: {_command_to_resume(directory)}")
-        raise
-    except JaxgenError:
+        signals.raise_if_caught()
+        _fit(experiment, config, task, splits, directory)
+    except BaseException as error:
         directory.remove_if_empty()
+        if isinstance(error, signals.Interrupted | KeyboardInterrupt) and directory.config_path.exists():
+            step = error.step if isinstance(error, signals.Interrupted) else 0
+            saved = f"saved at step {step}; " if step else ""
+            _say(f"{saved}go on with: {_command_to_resume(directory)}")
         raise
-    if not result.finished_before:
-        test = splits.get("test", splits["train"])
-        if experiment.baselines is not None:
-            directory.finish(
-                {**result.figures, **experiment.baselines(splits["train"].arrays(), test.arrays())}
-            )
-        draw_plots(directory, task, result.state, test)
     report(directory)
     return directory
 
 
 def report(directory: RunDirectory) -> None:
     """Prints what a run has left, and as the last line its figures."""
-    from jaxgen.train.hooks import format_figures
-
     plots = sorted(directory.plots.glob("*.png"))
     if plots:
         _say(f"plots: {directory.plots}/ ({', '.join(plot.stem for plot in plots)})")
@@ -116,14 +108,14 @@ def report(directory: RunDirectory) -> None:
 
 def _fit(
     experiment: Experiment, config: TrainConfig, task: Any, splits: dict[str, Any], directory: RunDirectory
-) -> Any:
+) -> None:
     from jaxgen.config import describe
     from jaxgen.train.fit import fit
 
     steps_per_epoch = -(-len(splits["train"]) // max(1, config.batch_size))
     steps = config.steps if config.steps is not None else config.epochs * steps_per_epoch
     optimizer = optimizer_config(config, _horizon(directory, steps))
-    return fit(
+    fit(
         task,
         splits["train"],
         optimizer.build(),
@@ -136,13 +128,18 @@ def _fit(
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
         workdir=directory.path,
-        record={"experiment": experiment.name, "optimizer": describe(optimizer)},
+        record={
+            "experiment": experiment.name,
+            "optimizer": describe(optimizer),
+            "data_dir": None if config.data_dir is None else str(config.data_dir.expanduser().absolute()),
+        },
         report_every=config.report_every,
         evaluate_every=config.evaluate_every,
         checkpoint_every=config.checkpoint_every,
         keep=config.keep,
         steps_per_call=config.steps_per_call,
         resident=None if config.input == "auto" else config.input == "device",
+        hooks=[_Epilogue(experiment, task, splits, directory)],
     )
 
 
@@ -154,18 +151,28 @@ def _horizon(directory: RunDirectory, steps: int) -> int:
     return recorded or steps
 
 
-def _load_splits(experiment: Experiment, config: TrainConfig) -> dict[str, Any]:
+def _load_splits(experiment: Experiment, config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
     from jaxgen.data.sources import load
 
-    if config.epochs < 1 or (config.steps is not None and config.steps < 1):
-        raise UsageError("--epochs and --steps must be at least 1")
-    train, validation = training_split(config)
-    wanted = {"train": train, "validation": validation, "test": config.test_split}
-    splits = {
-        name: load(config.data, split, data_dir=config.data_dir, image_size=experiment.image_size)
-        for name, split in wanted.items()
-        if split is not None
-    }
+    if config.epochs < 1 or (config.steps is not None and config.steps < 1) or config.patience < 1:
+        raise UsageError("--epochs, --steps and --patience must be at least 1")
+    data_dir = config.data_dir or directory.data_dir()
+
+    def read(split: str) -> Any:
+        return load(config.data, split, data_dir=data_dir, image_size=experiment.image_size)
+
+    fraction = held_out(config)
+    splits = {"train": read(config.train_split), "test": read(config.test_split)}
+    if fraction:
+        size = len(splits["train"])
+        kept = size - round(fraction * size)
+        if not 0 < kept < size:
+            raise UsageError(
+                f"--validation-fraction {fraction} of {size} examples leaves nothing on one side"
+            )
+        splits["train"], splits["validation"] = (
+            read(f"{config.train_split}[{part}]") for part in (f":{kept}", f"{kept}:")
+        )
     found = splits["train"][0]
     if any(name not in found for name in experiment.needs):
         raise UsageError(
@@ -175,10 +182,41 @@ def _load_splits(experiment: Experiment, config: TrainConfig) -> dict[str, Any]:
     return splits
 
 
+class _Epilogue(Hook):
+    """What an experiment does beside its training: says where, and draws and compares before the run is finished."""
+
+    def __init__(
+        self, experiment: Experiment, task: Any, splits: dict[str, Any], directory: RunDirectory
+    ) -> None:
+        self._experiment, self._task, self._splits, self._directory = experiment, task, splits, directory
+
+    def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
+        """Says where the run is kept."""
+        _say(f"run directory: {self._directory.path}")
+
+    def on_finish(self, figures: dict[str, Any], state: Any) -> None:
+        """Adds the rivals' figures, and draws the plots."""
+        from jaxgen.saved_run import draw_plots
+
+        train, test = self._splits["train"], self._splits["test"]
+        if self._experiment.baselines is not None:
+            figures.update(self._experiment.baselines(train.arrays(), test.arrays()))
+        draw_plots(self._directory, self._task, state, test)
+
+
 def _new_directory(name: str) -> Path:
-    now = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    """Names a directory by the time; that of the first process, where there are several."""
+    import jax
+
+    seconds = int(time.time())
+    if jax.process_count() > 1:
+        from jax.experimental.multihost_utils import broadcast_one_to_all
+
+        seconds = int(broadcast_one_to_all(np.uint32(seconds)))
+    now = datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d-%H%M%S")
     path = Path("runs", name, now)
-    return path if not path.exists() else path.with_name(f"{now}-{os.getpid()}")
+    alone = jax.process_count() == 1 and path.exists()
+    return path.with_name(f"{now}-{os.getpid()}") if alone else path
 
 
 def _command_to_resume(directory: RunDirectory) -> str:
@@ -189,9 +227,20 @@ def _command_to_resume(directory: RunDirectory) -> str:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
+    import jax
+
+    if jax.process_index() == 0:
+        say(text)
 
 
 def _fail(message: str, code: int) -> NoReturn:
     print(f"jaxgen: {message}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
+
+
+def _leave(message: str, signal_number: int) -> NoReturn:
+    """Ends the process without waiting for threads, which may be in the middle of something."""
+    print(f"jaxgen: {message}", file=sys.stderr)  # noqa: T201
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(128 + signal_number)

@@ -1,12 +1,14 @@
 """The run directory: everything that a run leaves behind, and all that `jaxgen evaluate` and `plot` need."""
 
 import contextlib
+import fcntl
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,11 @@ class RunDirectory:
             )
         return config
 
+    def data_dir(self) -> Path | None:
+        """Gives where the run's data was, if it was told."""
+        recorded = self.config().get("data_dir") if self.config_path.is_file() else None
+        return None if recorded is None else Path(recorded)
+
     def result(self) -> dict[str, Any] | None:
         """Reads `result.json`, or gives None for a run that hasn't finished."""
         return read_json(self.result_path) if self.result_path.is_file() else None
@@ -62,9 +69,12 @@ class RunDirectory:
         """Makes the directory, if it isn't there.
 
         Raises:
+            UsageError: where it holds something else than a run.
             JaxgenError: where it can't be made or written.
         """
         try:
+            if self.path.is_dir() and any(self.path.iterdir()) and not self.config_path.exists():
+                raise UsageError(f"{self.path} is not empty and holds no run; name another --workdir")
             self._made += [path for path in (self.path, *self.path.parents) if not path.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
@@ -79,30 +89,73 @@ class RunDirectory:
             for path in self._made:
                 path.rmdir()
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the directory and keeps other runs out of it; taken back if it comes to nothing.
+
+        Raises:
+            JaxgenError: where another process is training there.
+        """
+        self.make()
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            if jax.process_index() == 0:
+                self._lock(handle)
+            yield
+        except BaseException:
+            self.remove_if_empty()
+            raise
+        finally:
+            os.close(handle)
+
+    def _lock(self, handle: int) -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JaxgenError(
+                f"another process is training in {self.path}: wait for it, or name another --workdir"
+            ) from error
+        except OSError:  # a file system without locks
+            return
+
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Writes `result.json`, the mark of a finished run."""
         write_json(self.result_path, figures)
 
-    def begin(self, record: Mapping[str, Any], steps: int) -> None:
+    def begin(self, record: Mapping[str, Any], steps: int) -> list[str]:
         """Writes `config.json`, or checks that the run in the directory is this one.
 
         Args:
             record: what describes the run.
             steps: its length; may only grow.
 
+        Returns:
+            What is worth saying about it, in lines.
+
         Raises:
             UsageError: where the directory holds another run, naming the fields that differ.
             JaxgenError: where it can't be written.
         """
-        if self.config_path.exists():
-            self._check_same(record, steps)
-            if steps == self.config()["steps"]:
-                return
+        primary = jax.process_index() == 0
+        if not self.config_path.exists():
+            if primary:
+                write_json(self.config_path, {**record, **_surroundings(), "steps": steps})
+            return []
+        self._check_same(record, steps)
+        before = self.config()
+        # A finished run is left as it is.
+        changes = {} if steps == before["steps"] else {"steps": steps, "arguments": sys.argv[1:]}
+        notes = []
+        if record["device_count"] != before["device_count"] and (changes or self.result() is None):
+            changes["device_count"] = record["device_count"]
+            notes.append(
+                f"begun on {before['device_count']} devices, goes on with {record['device_count']}: "
+                "equal to a run on as many only up to rounding"
+            )
+        if changes and primary:
             self.result_path.unlink(missing_ok=True)
-            write_json(self.config_path, {**self.config(), "steps": steps})
-            return
-        self.make()
-        write_json(self.config_path, {**record, **_surroundings(), "steps": steps})
+            write_json(self.config_path, {**before, **changes})
+        return notes
 
     def _check_same(self, record: Mapping[str, Any], steps: int) -> None:
         before = self.config()

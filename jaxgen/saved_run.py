@@ -8,7 +8,7 @@ import jax
 
 from jaxgen.config import rebuild
 from jaxgen.data.sources import Source, load
-from jaxgen.errors import JaxgenError, UsageError
+from jaxgen.errors import UsageError
 from jaxgen.files import read_lines
 from jaxgen.parallel import make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
@@ -31,7 +31,7 @@ class SavedRun:
     def __init__(self, path: Path | str, data_dir: Path | None = None) -> None:
         self.directory = RunDirectory(path)
         self.config = self.directory.config()
-        self._data_dir = data_dir
+        self._data_dir = data_dir or self.directory.data_dir()
 
     @cached_property
     def task(self) -> Any:
@@ -84,7 +84,8 @@ class SavedRun:
         return Evaluator(self.task, sources, make_mesh())(self.state, splits)
 
     def plot(self) -> list[Path]:
-        """Draws all plots again."""
+        """Draws all plots again; first the curves, which can be drawn without the data."""
+        draw_curves(self.directory)
         return draw_plots(self.directory, self.task, self.state, self.source(self.default_split))
 
     def history(self) -> list[dict[str, Any]]:
@@ -96,36 +97,22 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
     """Draws a run's curves and its task's plots of a split into `plots/`, and gives the files."""
     from jaxgen import plots
 
-    figures = {"curves": plots.curves(read_lines(directory.metrics_path))}
-    if hasattr(task, "plots"):
-        predictions = predict_split(task, state, source)
+    # All processes predict; the first one draws.
+    predictions = predict_split(task, state, source) if hasattr(task, "plots") else None
+    if jax.process_index() != 0:
+        return []
+    paths = draw_curves(directory)
+    if predictions is not None:
         params = jax.device_get(state.evaluation_params())
-        figures.update(task.plots(params, source.arrays(), predictions))
-    return plots.save(figures, directory.plots)
+        paths += plots.save(task.plots(params, source.arrays(), predictions), directory.plots)
+    return paths
 
 
-def compare_runs(paths: list[Path]) -> tuple[list[list[str]], Any]:
-    """Sets runs side by side.
-
-    Returns:
-        The rows of a table, `[figure, value in each run...]`, and a picture of all curves.
-
-    Raises:
-        JaxgenError: where a directory holds no run, or none of them has finished.
-    """
+def draw_curves(directory: RunDirectory) -> list[Path]:
+    """Draws a run's curves, which need neither its data nor its model, and gives the file."""
     from jaxgen import plots
-    from jaxgen.train.hooks import format_value
 
-    runs = {str(path): SavedRun(path) for path in paths}
-    results = [run.directory.result() or {} for run in runs.values()]
-    if not any(results):
-        raise JaxgenError("none of these runs has finished: there is nothing to compare yet")
-    names = dict.fromkeys(name for result in results for name in result)
-    rows = [
-        [name, *(format_value(name, result[name]) if name in result else "-" for result in results)]
-        for name in names
-    ]
-    return rows, plots.compare_curves({name: run.history() for name, run in runs.items()})
+    return plots.save({"curves": plots.curves(read_lines(directory.metrics_path))}, directory.plots)
 
 
 def _say(text: str) -> None:

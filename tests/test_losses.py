@@ -88,9 +88,22 @@ def test_padding_changes_neither_loss_nor_gradient():
     weights = np.concatenate([WEIGHTS, np.zeros(3, np.float32)])
     with_padding = losses.cross_entropy(padded, labels, weights)
     assert with_padding.compute() == losses.cross_entropy(LOGITS, LABELS, WEIGHTS).compute()
-    finite = np.where(np.isnan(padded), 1.0, padded).astype(np.float32)
-    gradient = jax.grad(lambda x: losses.cross_entropy(x, labels, weights).compute())(finite)
-    np.testing.assert_array_equal(gradient[12:], 0)
+    targets = np.concatenate([TARGETS, np.zeros((3, 5), np.float32)])
+    for loss, exact in (
+        (
+            lambda x: losses.cross_entropy(x, labels, weights),
+            lambda x: losses.cross_entropy(x, LABELS, WEIGHTS),
+        ),
+        (
+            lambda x: losses.mean_squared_error(x, targets, weights),
+            lambda x: losses.mean_squared_error(x, TARGETS, WEIGHTS),
+        ),
+        (lambda x: losses.huber(x, targets, weights), lambda x: losses.huber(x, TARGETS, WEIGHTS)),
+    ):
+        gradient = jax.grad(lambda x, loss=loss: loss(x).compute())(padded)
+        np.testing.assert_array_equal(gradient[12:], 0)
+        expected = jax.grad(lambda x, exact=exact: exact(x).compute())(LOGITS)
+        np.testing.assert_allclose(gradient[:12], expected, atol=1e-7)
 
 
 def test_shapes_that_would_broadcast_are_refused():

@@ -82,7 +82,7 @@ def test_compare_prints_a_table_and_draws(workdir, tmp_path):
     [
         (["jaxgen", "evaluate", "no/such/run"], 2, "no/such/run is no run directory"),
         (["jaxgen", "compare", "a"], 2, "give two runs or more"),
-        (["jaxgen", "evalaute", "a"], 2, "evaluate"),
+        (["jaxgen", "evalaute", "a"], 2, "unknown command 'evalaute'; did you mean evaluate?"),
         (["experiments.mnist_fnn", "--optimiser", "sgd"], 2, "--optimizer"),
         (["experiments.mnist_fnn", "--batch-size", "many"], 2, "--batch-size"),
         (["experiments.mnist_fnn", "--loss", "l1"], 2, "cross_entropy"),
@@ -125,7 +125,7 @@ def test_signal_saves_and_says_how_to_go_on(number, data_dir, tmp_path):
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
     for line in process.stdout:
-        if line.startswith("epoch 2 "):
+        if line.startswith("epoch"):
             process.send_signal(number)
             break
     output, errors = process.communicate(timeout=60)
@@ -136,6 +136,18 @@ def test_signal_saves_and_says_how_to_go_on(number, data_dir, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
     expected = " ".join(["python", "-m", "experiments.mnist_fnn", *map(str, arguments)])
     assert resume == expected
+
+
+def test_closed_pipe_does_not_stop_a_run(data_dir, tmp_path):
+    arguments = ["--data", "digits", "--data-dir", data_dir, "--workdir", tmp_path / "run", "--epochs", "30"]
+    command = [sys.executable, "-m", "experiments.mnist_fnn", *map(str, arguments)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 690
 
 
 def test_import_is_quick():

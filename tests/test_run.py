@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxgen.cli import experiments
+from jaxgen.compare import compare_runs
 from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.run import run
-from jaxgen.saved_run import SavedRun, compare_runs
+from jaxgen.run import parse, run
+from jaxgen.saved_run import SavedRun
 
 EXPERIMENTS = {experiment.name: experiment for experiment in experiments()}
 
@@ -80,6 +81,57 @@ def test_finished_run_is_left_alone(finished, data_dir, capsys):
     after = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     changed = {path.name for path in after if after[path] != before.get(path)}
     assert not {name for name in changed if not name.startswith("events.out")}
+
+
+def test_run_stopped_while_it_draws_is_finished_by_the_same_command(data_dir, tmp_path, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("jaxgen.saved_run.draw_plots", interrupt)
+        run(*options("diabetes_fnn", data_dir, tmp_path / "run"))
+    assert "go on with: python -m experiments." in capsys.readouterr().out
+    assert not (tmp_path / "run" / "result.json").exists()
+    run(*options("diabetes_fnn", data_dir, tmp_path / "run"))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "ridge/r2" in result and result["steps"] == 20
+    assert (tmp_path / "run" / "plots" / "predictions.png").exists()
+
+
+def test_data_directory_is_remembered(finished, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "empty"))
+    assert len(SavedRun(finished).source("test")) == 360
+    experiment, config = options("mnist_fnn", None, finished, steps=None, epochs=10)
+    run(experiment, config)
+    assert not (tmp_path / "empty").exists()
+
+
+def test_trial_run_gives_way_to_what_is_asked_for():
+    experiment = EXPERIMENTS["mnist_fnn"]
+    config = parse(experiment, ["--smoke", "--steps", "7", "--data", "fashion_mnist"])
+    assert (config.steps, config.report_every, config.data) == (7, 5, "fashion_mnist")
+    assert parse(experiment, ["--smoke"]).data == "digits"
+    assert parse(experiment, ["--data", "digits"]).epochs == 40
+    assert parse(experiment, ["--data", "digits", "--epochs", "3"]).epochs == 3
+    assert parse(experiment, []).epochs == 10
+
+
+def test_help_shows_the_defaults_of_the_data_set(capsys):
+    with pytest.raises(SystemExit):
+        parse(EXPERIMENTS["mnist_fnn"], ["--data", "digits", "--help"])
+    assert re.search(r"--epochs INT.*?default: 40", capsys.readouterr().out, re.DOTALL)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.125, 0.5])
+def test_validation_takes_its_part_from_the_end(fraction, data_dir, tmp_path):
+    run(*options("mnist_fnn", data_dir, tmp_path / "run", steps=2, validation_fraction=fraction))
+    saved = SavedRun(tmp_path / "run", data_dir)
+    sizes = {split: len(saved.source(split)) for split in ("train", "validation", "test")}
+    assert sizes == {
+        "train": 1437 - round(1437 * fraction),
+        "validation": round(1437 * fraction),
+        "test": 360,
+    }
 
 
 def test_other_run_in_the_directory_is_refused(finished, data_dir):
@@ -155,10 +207,11 @@ def test_regression_stands_beside_ridge(data_dir, tmp_path):
 
 def test_compare_sets_runs_side_by_side(finished, data_dir, tmp_path):
     run(*options("mnist_fnn", data_dir, tmp_path / "b", steps=3))
-    rows, figure = compare_runs([finished, tmp_path / "b"])
-    table = {row[0]: row[1:] for row in rows}
-    assert table["steps"] == ["230", "3"]
-    assert [axes.get_title() for axes in figure.axes][:2] == ["loss", "accuracy"]
+    comparison = compare_runs([finished, tmp_path / "b"])
+    a, b = (str(path.relative_to(tmp_path.parent)) for path in (finished, tmp_path / "b"))
+    assert comparison.options == {a: {"steps": "230"}, b: {"steps": "3"}}
+    assert comparison.figures[a]["steps"] == "230" and comparison.figures[b]["steps"] == "3"
+    assert [axes.get_title() for axes in comparison.figure().axes][:2] == ["loss", "accuracy"]
     (tmp_path / "c").mkdir()
     with pytest.raises(JaxgenError, match="is no run directory"):
         compare_runs([finished, tmp_path / "c"])
@@ -177,7 +230,13 @@ def test_compare_sets_runs_side_by_side(finished, data_dir, tmp_path):
         ({"data": "digit"}, "unknown data set 'digit'; did you mean digits"),
         ({"data": "diabetes"}, "needs data with image and label; diabetes has features and target"),
         ({"activation": "rellu"}, "unknown activation 'rellu'; did you mean relu"),
-        ({"validation_fraction": 1.5}, "between 0.01 and 0.99"),
+        ({"validation_fraction": 1.5}, "at least 0 and below 1, not 1.5"),
+        ({"validation_fraction": 1e-4}, "leaves nothing on one side"),
+        ({"validation_fraction": 0.1, "train_split": "train[:90%]"}, "is a part already"),
+        ({"optimizer": "SGD"}, "did you mean sgd"),
+        ({"patience": 0}, "at least 1"),
+        ({"ema_decay": 1.5}, "ema_decay is 1.5; it must be"),
+        ({"warmup_steps": 20}, "must be below the run's 20 steps"),
         ({"accumulate": 0}, "accumulate must be at least 1"),
         ({"accumulate": 3}, "batch"),
     ],

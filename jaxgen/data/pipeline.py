@@ -44,7 +44,7 @@ class BatchOrder:
         if self.batch_size > self.num_examples:
             raise UsageError(
                 f"a batch of {self.batch_size} is larger than the training set of {self.num_examples}: "
-                "give a smaller --batch-size"
+                "give a smaller batch size"
             )
         if self.seed < 0:
             raise UsageError(f"the seed must be 0 or more, not {self.seed}")
@@ -105,7 +105,12 @@ def gather_batch(
 
     A pure function for `jax.jit`; pass `arrays` as an argument, for what is closed over is compiled in.
     """
-    return {**jax.tree.map(lambda leaf: leaf[indices], dict(arrays)), "weight": weights}
+    return with_weights(jax.tree.map(lambda leaf: leaf[indices], dict(arrays)), weights)
+
+
+def with_weights(examples: Mapping[str, Any], weights: Any) -> dict[str, Any]:
+    """Gives a batch its `weight`: 0 for padding, else the example's own where the data has one, else 1."""
+    return {**examples, "weight": weights * examples["weight"] if "weight" in examples else weights}
 
 
 class HostBatches:
@@ -145,7 +150,7 @@ class HostBatches:
 
         def read(step: int) -> HostBatch:
             indices, weights = order(step)
-            batch = {**source.gather(indices[rows]), "weight": weights[rows]}
+            batch = with_weights(source.gather(indices[rows]), weights[rows])
             return batch if transform is None else transform(batch)
 
         self._read, self._num_threads = read, num_threads
@@ -217,4 +222,4 @@ def evaluation_batches(
     for indices, weights in zip(
         *_cut(np.arange(len(source), dtype=np.int32), share * process_count), strict=True
     ):
-        yield {**source.gather(indices[rows]), "weight": weights[rows]}
+        yield with_weights(source.gather(indices[rows]), weights[rows])

@@ -125,6 +125,8 @@ def dtype_name(dtype: Any) -> str | None:
 def check_sizes(**sizes: Sequence[int]) -> None:
     """Refuses sizes, given by their field's name, that are not positive."""
     for field, values in sizes.items():
+        if isinstance(values, int):
+            raise UsageError(f"{field} is a sequence, one number a layer: ({values},), not {values}")
         if any(value < 1 for value in values):
             raise UsageError(f"{field} must be positive, not {', '.join(map(str, values))}")
 

@@ -4,6 +4,7 @@ from jaxgen._lazy import exports
 
 _NAMES = {
     "PARAMETER_RULES": "jaxgen.parallel.sharding",
+    "agreed_to_stop": "jaxgen.parallel.distributed",
     "batch_sharding": "jaxgen.parallel.sharding",
     "check_batch_size": "jaxgen.parallel.sharding",
     "initialize": "jaxgen.parallel.distributed",

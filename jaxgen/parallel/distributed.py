@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax.experimental.multihost_utils import reached_preemption_sync_point
 
 from jaxgen.errors import JaxgenError
 
@@ -59,6 +60,17 @@ def initialize(*, timeout_seconds: int = 300) -> str:
     if problem is not None:
         raise JaxgenError(f"can't join the other processes ({cluster.found}): {problem}; {_WAY_OUT}")
     return cluster.found
+
+
+def agreed_to_stop(call: int) -> bool:
+    """Tells whether a process of several has got SIGTERM, and all have come to the call to stop after.
+
+    Every process asks after each call of the device, numbered one by one: JAX agrees on one of these numbers.
+    """
+    try:
+        return reached_preemption_sync_point(call)
+    except RuntimeError:  # the service is switched off
+        return False
 
 
 def _try_for(timeout_seconds: int, call: Callable[[], Any]) -> str | None:

@@ -27,8 +27,15 @@ def pmap_step(step: Step, axis_name: str = "batch", devices: Sequence[jax.Device
         devices: all devices by default. With several processes each gives its own rows of batch and carry.
 
     Raises:
-        UsageError: when it is called, if the batch can't be shared out equally over the devices.
+        UsageError: if the step was made for another axis, or for none; when it is called, if the batch can't be
+            shared out equally over the devices.
     """
+    made_for = getattr(step, "axis_name", axis_name)
+    if made_for != axis_name:
+        raise UsageError(
+            f"the step was made with axis_name={made_for!r}, so it would not add up over the devices: give "
+            f"make_train_step(..., axis_name={axis_name!r})"
+        )
     devices = jax.devices() if devices is None else devices
     num_devices = sum(device.process_index == jax.process_index() for device in devices)
     mesh = Mesh(np.asarray(devices), (axis_name,))

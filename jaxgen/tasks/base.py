@@ -1,5 +1,6 @@
 """What every task has in common: the protocol, and how a model is applied inside a loss."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -39,7 +40,7 @@ def init_model(
 ) -> tuple[Params, Any]:
     """Makes (params, model_state) of a module from its inputs' shape and dtype, in one compiled call."""
     inputs = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
-    variables = jax.jit(lambda rng: model.lazy_init(rng, inputs))(rng)
+    variables = jax.jit(lambda rng: model.lazy_init(rng, inputs, **_taken(model, train=False)))(rng)
     model_state, params = _split(variables)
     return params, model_state
 
@@ -55,7 +56,8 @@ def apply_model(
     """Applies a module inside a loss, as the context says: training or not, on a mapped axis or not.
 
     Args:
-        model: takes `inputs` and `train`; with batch norm also `mask`, and an `axis_name` to average over.
+        model: takes `inputs`, and of `train` and `mask` (both optional) what it has a use for; with batch norm
+            also an `axis_name` to average over.
         params: its parameters.
         model_state: its other variables, by collection.
         inputs: what it is applied to, batch on axis 0.
@@ -69,22 +71,26 @@ def apply_model(
         return infer(model, params, model_state, inputs), model_state
     if context.axis_name is not None and hasattr(model, "axis_name"):
         model = model.clone(axis_name=context.axis_name)
-    masked: dict[str, Any] = {"mask": weights} if getattr(model, "batch_norm", False) else {}
     outputs, new_model_state = model.apply(
         {"params": params, **model_state},
         inputs,
-        train=True,
         rngs={"dropout": context.block_rng()},
         mutable=list(model_state),
-        **masked,
+        **_taken(model, train=True, mask=weights),
     )
     return outputs, dict(new_model_state)
 
 
 def infer(model: nn.Module, params: Params, model_state: Any, inputs: Array) -> Array:
     """Applies a module as it is used once it is trained."""
-    outputs: Any = model.apply({"params": params, **model_state}, inputs)
+    outputs: Any = model.apply({"params": params, **model_state}, inputs, **_taken(model, train=False))
     return outputs
+
+
+def _taken(model: nn.Module, **options: Any) -> dict[str, Any]:
+    """Picks the options that a module's call knows: one without dropout and batch norm needs none."""
+    known = inspect.signature(type(model).__call__).parameters
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _split(variables: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:

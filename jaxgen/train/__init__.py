@@ -4,7 +4,7 @@ from jaxgen._lazy import exports
 
 _NAMES = {
     "Context": "jaxgen.train.context",
-    "FitResult": "jaxgen.train.fit",
+    "FitResult": "jaxgen.train.session",
     "Hook": "jaxgen.train.hooks",
     "Outputs": "jaxgen.train.context",
     "Player": "jaxgen.train.players",

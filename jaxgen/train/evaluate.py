@@ -9,10 +9,11 @@ from jax.sharding import Mesh
 
 from jaxgen.data.pipeline import evaluation_batches
 from jaxgen.data.sources import Source
+from jaxgen.errors import UsageError
 from jaxgen.metrics import Metric
 from jaxgen.parallel import put_batch
-from jaxgen.tasks.base import Task
 from jaxgen.train.context import add_metrics
+from jaxgen.train.gradients import GradientMethod, dense
 from jaxgen.train.state import TrainState
 from jaxgen.train.step import make_eval_step
 
@@ -24,12 +25,21 @@ class Evaluator:
     """Gives a state's figures on named splits; small splits stay on the device between evaluations."""
 
     def __init__(
-        self, task: Task, splits: Mapping[str, Source], mesh: Mesh, batch_size: int = BATCH_SIZE
+        self,
+        task: Any,
+        splits: Mapping[str, Source],
+        mesh: Mesh,
+        batch_size: int = BATCH_SIZE,
+        gradient: GradientMethod = dense,
     ) -> None:
+        if splits and not hasattr(task, "loss"):
+            raise UsageError(
+                f"{type(task).__name__} has no loss to evaluate: leave out the validation and test splits"
+            )
         self._task, self._splits, self._mesh = task, splits, mesh
         self._batch_size = -(-batch_size // mesh.size) * mesh.size
         self._resident: dict[str, list[Any]] = {}
-        self._step = jax.jit(make_eval_step(task.loss))
+        self._step = jax.jit(make_eval_step(task.loss, gradient=gradient)) if splits else None
 
     def __call__(self, state: TrainState, splits: tuple[str, ...]) -> dict[str, float]:
         """Evaluates the moving average of the parameters where there is one, else the parameters.
@@ -41,6 +51,7 @@ class Evaluator:
         for split in splits:
             carry = self._task.initial_carry(self._batch_size)
             sums = []
+            assert self._step is not None
             for batch in self._batches(split):
                 metrics, carry = self._step(state, carry, batch)
                 sums.append(metrics)
@@ -88,9 +99,8 @@ def predict_split(
     """Gives the task's predictions for every example of a split, in order, as NumPy arrays."""
     predict = jax.jit(task.predict)
     params = state.evaluation_params()
-    parts = []
-    for batch in evaluation_batches(source, batch_size):
-        predictions = jax.device_get(predict(params, state.model_state, batch))
-        real = int(np.sum(batch["weight"] > 0))
-        parts.append({name: values[:real] for name, values in predictions.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    parts = [
+        jax.device_get(predict(params, state.model_state, batch))
+        for batch in evaluation_batches(source, batch_size)
+    ]
+    return {name: np.concatenate([part[name] for part in parts])[: len(source)] for name in parts[0]}

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxgen.data.pipeline import BatchOrder, HostBatches, gather_batch
+from jaxgen.data.pipeline import BatchOrder, HostBatches, gather_batch, with_weights
 from jaxgen.data.sources import Source
 from jaxgen.parallel import put_batch, state_shardings
 from jaxgen.train.state import TrainState
@@ -76,7 +76,7 @@ class Feed(abc.ABC):
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
         """Reads the batch of a step on the host, to look at it."""
         indices, weights = self.order(step)
-        return {**self.source.gather(indices), "weight": weights}
+        return with_weights(self.source.gather(indices), weights)
 
 
 class ResidentFeed(Feed):

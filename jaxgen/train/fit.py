@@ -1,32 +1,29 @@
 """`fit`: from a task, data and an optimiser to a trained state, in a notebook or in an experiment."""
 
 import contextlib
-import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxgen.config import describe
-from jaxgen.data.pipeline import BatchOrder
+from jaxgen.data.pipeline import BatchOrder, with_weights
 from jaxgen.data.sources import Source, from_arrays
 from jaxgen.errors import UsageError
 from jaxgen.parallel import check_batch_size, make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
-from jaxgen.tasks.base import Task
 from jaxgen.train.evaluate import Evaluator
 from jaxgen.train.feed import Feed, HostFeed, ResidentFeed
-from jaxgen.train.hooks import Hook, MetricsFile, Progress, TensorBoard
-from jaxgen.train.loop import DivergedError, Loop, LoopSettings, Tally, default_cadence
+from jaxgen.train.gradients import GradientMethod, dense
+from jaxgen.train.hooks import Hook, Progress
+from jaxgen.train.loop import LoopSettings, default_cadence
 from jaxgen.train.players import Players, make_players_step
-from jaxgen.train.state import TrainState, count_parameters
-from jaxgen.train.step import Step, make_eval_step, make_train_step
+from jaxgen.train.session import FitResult, Session
+from jaxgen.train.state import TrainState
+from jaxgen.train.step import Step, make_train_step
 
 Data = Source | Mapping[str, Any]
 
@@ -35,51 +32,9 @@ _RESIDENT_BYTES = 2**30
 _CHECKPOINT_SECONDS = 15.0
 
 
-@dataclass
-class FitResult:
-    """What a run ends with.
-
-    Attributes:
-        state: the trained state: that of the best validation loss where there is a validation split, else
-            the last one.
-        figures: `SPLIT/NAME` to value, with `train/examples_per_second`, `seconds`, `steps`, `parameters`.
-        history: every report and evaluation in order, each with its `step`.
-        finished_before: whether the run directory held the finished run already.
-    """
-
-    state: TrainState
-    figures: dict[str, Any]
-    history: list[dict[str, Any]] = field(repr=False)
-    finished_before: bool
-
-
-class _History(Hook):
-    def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
-
-    def on_report(self, step: int, figures: dict[str, float]) -> None:
-        self.records.append({"step": step, **figures})
-
-    def on_evaluation(self, step: int, figures: dict[str, float], state: TrainState) -> None:
-        self.on_report(step, figures)
-
-
-class _BestInMemory(Hook):
-    """Keeps a copy of the best state where no checkpoint does."""
-
-    def __init__(self, monitor: str) -> None:
-        self._monitor, self._best = monitor, float("inf")
-        self.kept: tuple[int, TrainState] | None = None
-
-    def on_evaluation(self, step: int, figures: dict[str, float], state: TrainState) -> None:
-        if figures[self._monitor] < self._best:
-            self._best = figures[self._monitor]
-            self.kept = (step, jax.tree.map(jnp.copy, state))
-
-
 def fit(
-    task: Task,
-    data: Data,
+    task: Any,
+    data: Any,
     optimizer: Any,
     *,
     steps: int | None = None,
@@ -91,6 +46,7 @@ def fit(
     patience: int | None = None,
     accumulate: int = 1,
     ema_decay: float | None = None,
+    gradient: GradientMethod = dense,
     workdir: Path | str | None = None,
     record: Mapping[str, Any] | None = None,
     report_every: int | None = None,
@@ -118,8 +74,10 @@ def fit(
         patience: stop after this many evaluations without a better validation loss.
         accumulate: microbatches a step.
         ema_decay: keep a moving average of the parameters, and evaluate with it.
+        gradient: `dense`, or `rows(...)` with a `RowOptimizer`.
         workdir: a run directory; checkpoints in it are resumed.
-        record: what `config.json` says of the run beside what is written in any case.
+        record: what `config.json` says of the run beside what is written in any case. Give the optimiser's
+            settings as `optimizer`, and a run isn't gone on with under others: a transformation can't be read.
         report_every: steps between reports; ten an epoch, at most 100 steps apart, by default.
         evaluate_every: steps between evaluations; an epoch by default.
         checkpoint_every: steps between checkpoints; by default as often as evaluations, but 15 s apart where
@@ -137,6 +95,7 @@ def fit(
         DivergedError: where the objective turns NaN or infinite.
         Interrupted: after SIGINT or SIGTERM, when the state is saved.
     """
+    _check_parts(task, optimizer)
     train, splits = _sources(data, validation, test)
     if hasattr(task, "check"):
         for source in (train, *splits.values()):
@@ -154,179 +113,67 @@ def fit(
     )
     if patience is not None and "validation" not in splits:
         raise UsageError("patience needs a validation split: the test split decides nothing")
+    settings = _settings(
+        length, order, tuple(splits), patience, report_every, evaluate_every, checkpoint_every
+    )
+    step = _make_step(task, optimizer, accumulate, ema_decay, gradient)
+    directory = None if workdir is None else RunDirectory(workdir)
+    with contextlib.nullcontext() if directory is None else directory.held():
+        mesh = make_mesh(_devices(devices, directory))
+        check_batch_size(batch_size, mesh.size * accumulate * getattr(optimizer, "slices", 1))
+        evaluate = Evaluator(task, splits, mesh, gradient=gradient)
+        notes = []
+        if directory is not None:
+            training = {
+                "batch_size": batch_size,
+                "seed": seed,
+                "patience": patience,
+                "accumulate": accumulate,
+                "ema_decay": ema_decay,
+            }
+            described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
+            notes = directory.begin({**described, **(record or {}), "device_count": mesh.size}, length)
+        example = with_weights(train.gather(order(0)[0]), order(0)[1])
+        state = TrainState.create(task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None)
+        count = steps_per_call or _steps_per_call(step, state, example, settings.report_every)
+        session = Session(
+            settings=settings,
+            state=put_state(state, mesh),
+            step=step,
+            feed=_make_feed(train, order, mesh, count, resident),
+            mesh=mesh,
+            evaluate=evaluate,
+            splits=tuple(splits),
+            hooks=[*([Progress()] if progress and jax.process_index() == 0 else []), *hooks],
+            directory=directory,
+            keep=keep,
+            notes=notes,
+        )
+        return session()
+
+
+def _settings(
+    length: int,
+    order: BatchOrder,
+    splits: tuple[str, ...],
+    patience: int | None,
+    report_every: int | None,
+    evaluate_every: int | None,
+    checkpoint_every: int | None,
+) -> LoopSettings:
     report, evaluation = default_cadence(length, order.steps_per_epoch)
-    settings = LoopSettings(
+    # Several processes save together; their clocks could not agree on when.
+    by_clock = checkpoint_every is None and jax.process_count() == 1
+    return LoopSettings(
         steps=length,
-        batch_size=batch_size,
+        batch_size=order.batch_size,
         report_every=report_every or report,
         evaluate_every=evaluate_every or evaluation,
         checkpoint_every=checkpoint_every or evaluate_every or evaluation,
-        checkpoint_seconds=0.0 if checkpoint_every else _CHECKPOINT_SECONDS,
-        splits=("validation",) if "validation" in splits else tuple(splits),
+        checkpoint_seconds=_CHECKPOINT_SECONDS if by_clock else 0.0,
+        splits=("validation",) if "validation" in splits else splits,
         monitor="validation/loss" if "validation" in splits else None,
         patience=patience,
-    )
-    training = {
-        "batch_size": batch_size,
-        "seed": seed,
-        "patience": patience,
-        "accumulate": accumulate,
-        "ema_decay": ema_decay,
-    }
-    directory = None if workdir is None else RunDirectory(workdir)
-    mesh = make_mesh(_devices(devices, directory))
-    check_batch_size(batch_size, mesh.size * accumulate * getattr(optimizer, "slices", 1))
-    if directory is not None:
-        described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
-        directory.begin({**described, **(record or {}), "device_count": mesh.size}, length)
-    indices, weights = order(0)
-    example = {**train.gather(indices), "weight": weights}
-    state = TrainState.create(task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None)
-    run = _Run(
-        settings=settings,
-        state=put_state(state, mesh),
-        step=_make_step(task, optimizer, accumulate, ema_decay),
-        feed=_make_feed(
-            train,
-            order,
-            mesh,
-            steps_per_call or _steps_per_call(task, state, example, settings.report_every),
-            resident,
-        ),
-        mesh=mesh,
-        evaluate=Evaluator(task, splits, mesh),
-        splits=tuple(splits),
-        hooks=[*([Progress()] if progress and jax.process_index() == 0 else []), *hooks],
-        directory=directory,
-        keep=keep,
-    )
-    return run()
-
-
-@dataclass
-class _Run:
-    """A run with all its parts: restores, drives the loop, and gathers what it ends with."""
-
-    settings: LoopSettings
-    state: TrainState
-    step: Step
-    feed: Feed
-    mesh: Mesh
-    evaluate: Evaluator
-    splits: tuple[str, ...]
-    hooks: list[Hook]
-    directory: RunDirectory | None
-    keep: int
-
-    def __call__(self) -> FitResult:
-        history = _History()
-        best = _BestInMemory(self.settings.monitor) if self.settings.monitor and not self.directory else None
-        self.hooks = [history, *([best] if best else []), *self.hooks]
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.feed.close)
-            stack.callback(self._end_hooks)
-            checkpoints = self._open_checkpoints(stack)
-            position, tally = self._restore(checkpoints) if checkpoints else (0, Tally())
-            if self.directory is not None and jax.process_index() == 0:
-                self.hooks += [
-                    MetricsFile(self.directory.metrics_path),
-                    TensorBoard(self.directory.tensorboard),
-                ]
-            loop = Loop(
-                self.settings,
-                self.state,
-                position,
-                self.feed.bind(self.step, self.state),
-                self.feed,
-                self.evaluate,
-                functools.partial(self._save, checkpoints) if checkpoints else None,
-                checkpoints.check if checkpoints else None,
-                self.hooks,
-                tally,
-            )
-            for hook in self.hooks:
-                hook.on_start(position, self.settings.steps, self.feed.order.steps_per_epoch)
-            try:
-                self.state = loop()
-            except DivergedError as error:
-                raise DivergedError(f"{error}; {self._last_good(checkpoints)}") from error
-            step = loop.position
-            if checkpoints:
-                checkpoints.wait()
-                chosen = checkpoints.best_step() if self.settings.monitor else None
-                if chosen is not None and chosen != step:
-                    self.state, _, step = checkpoints.restore(abstract(self.state), chosen)
-            elif best and best.kept:
-                step, self.state = best.kept
-            before = None if self.directory is None else self.directory.result()
-            if before is not None:
-                self._say(f"finished already, at step {loop.position}: nothing to do")
-            figures = before or {**self._figures(loop), "evaluated_step": step}
-            if self.directory is not None and before is None and jax.process_index() == 0:
-                self.directory.finish(figures)
-        return FitResult(self.state, figures, history.records, before is not None)
-
-    def _open_checkpoints(self, stack: contextlib.ExitStack) -> Any:
-        if self.directory is None:
-            return None
-        from jaxgen.train.checkpoint import Checkpoints  # Orbax takes a second to import
-
-        return stack.enter_context(
-            Checkpoints(self.directory.checkpoints, keep=self.keep, best_metric=self.settings.monitor)
-        )
-
-    def _restore(self, checkpoints: Any) -> tuple[int, Tally]:
-        """Goes on from the newest good checkpoint, or begins."""
-        if not checkpoints.steps():
-            return 0, Tally()
-        self.state, extra, position = checkpoints.restore(abstract(self.state), on_fallback=self._say)
-        self.feed.restore(extra["data"], position)
-        if position < self.settings.steps:
-            self._say(f"resumed at step {position}")
-        return position, Tally(**extra["tally"])
-
-    def _save(
-        self, checkpoints: Any, step: int, state: TrainState, metrics: Mapping[str, float], tally: Tally
-    ) -> None:
-        extra = {"data": self.feed.state(), "tally": dataclasses.asdict(tally)}
-        checkpoints.save(step, state, extra, dict(metrics))
-
-    def _last_good(self, checkpoints: Any) -> str:
-        if checkpoints is not None:
-            checkpoints.wait()
-        if checkpoints is None or not checkpoints.steps():
-            return "no checkpoint had been made"
-        return (
-            f"the last good checkpoint is that of step {checkpoints.latest_step()} in {checkpoints.directory}"
-        )
-
-    def _figures(self, loop: Loop) -> dict[str, Any]:
-        figures: dict[str, Any] = self.evaluate(self.state, self.splits)
-        tally = loop.tally
-        if tally.measured_seconds:
-            rate = tally.measured_steps / tally.measured_seconds
-            figures["train/examples_per_second"] = rate * self.settings.batch_size
-        return {
-            **figures,
-            "seconds": round(tally.seconds, 3),
-            "steps": loop.position,
-            "parameters": count_parameters(self.state.params),
-            "device": f"{self.mesh.size} x {self.mesh.devices.flat[0].device_kind}",
-        }
-
-    def _say(self, text: str) -> None:
-        for hook in self.hooks:
-            hook.on_message(text)
-
-    def _end_hooks(self) -> None:
-        for hook in self.hooks:
-            hook.on_end()
-
-
-def abstract(state: TrainState) -> TrainState:
-    """Gives the shapes, dtypes and shardings of a state, as a target to restore onto."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
 
 
@@ -342,14 +189,20 @@ def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, An
     }
 
 
-def _sources(data: Data, validation: Data | None, test: Data | None) -> tuple[Source, dict[str, Source]]:
+def _sources(data: Any, validation: Data | None, test: Data | None) -> tuple[Source, dict[str, Source]]:
     named = {"validation": validation, "test": test}
     splits = {name: _as_source(value, name) for name, value in named.items() if value is not None}
     return _as_source(data, "train"), splits
 
 
-def _as_source(data: Data, split: str) -> Source:
-    return data if isinstance(data, Source) else from_arrays(data, split=split)
+def _as_source(data: Any, split: str) -> Source:
+    if isinstance(data, Source):
+        return data
+    if not isinstance(data, Mapping):
+        raise UsageError(
+            f"the {split} data is no data: give jaxgen.load('digits', 'train'), or a dict of arrays"
+        )
+    return from_arrays(data, split=split)
 
 
 def _length(steps: int | None, epochs: int | None, order: BatchOrder) -> int:
@@ -373,21 +226,34 @@ def _devices(devices: Sequence[jax.Device] | None, directory: RunDirectory | Non
     return available
 
 
-def _make_step(task: Any, optimizer: Any, accumulate: int, ema_decay: float | None) -> Step:
+def _check_parts(task: Any, optimizer: Any) -> None:
+    if not (hasattr(task, "init") and hasattr(task, "initial_carry")):
+        raise UsageError(
+            f"{type(task).__name__} is no task: give what is optimised, such as ImageClassification(model)"
+        )
+    if not hasattr(optimizer, "init"):
+        raise UsageError(
+            f"{optimizer!r} is no optimizer: give an Optax transformation, such as optax.adam(1e-3)"
+        )
+
+
+def _make_step(
+    task: Any, optimizer: Any, accumulate: int, ema_decay: float | None, gradient: GradientMethod
+) -> Step:
     if isinstance(optimizer, Players):
         return make_players_step(optimizer, accumulate=accumulate, ema_decay=ema_decay)
-    return make_train_step(task.loss, optimizer, accumulate=accumulate, ema_decay=ema_decay)
+    return make_train_step(
+        task.loss, optimizer, accumulate=accumulate, ema_decay=ema_decay, gradient=gradient
+    )
 
 
-def _steps_per_call(task: Task, state: TrainState, example: Any, report_every: int) -> int:
+def _steps_per_call(step: Step, state: TrainState, example: Any, report_every: int) -> int:
     """Takes as many steps a call as lie between reports, but one where the loop would cost more than it saves.
 
     XLA's CPU backend runs a convolution several times slower inside a loop (jax-ml/jax#12868).
     """
-    if jax.default_backend() == "cpu":
-        loss = jax.make_jaxpr(make_eval_step(task.loss))(state, state.carry, example)
-        if "conv_general_dilated" in str(loss):
-            return 1
+    if jax.default_backend() == "cpu" and "conv_general_dilated" in str(jax.make_jaxpr(step)(state, example)):
+        return 1
     return min(report_every, 100)
 
 

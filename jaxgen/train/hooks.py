@@ -1,5 +1,6 @@
 """Hooks: what looks on while the loop runs, and the loop's own reports, which are hooks too."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -24,6 +25,9 @@ class Hook:
 
     def on_evaluation(self, step: int, figures: dict[str, float], state: TrainState) -> None:
         """Is called with the figures of the evaluated splits; the state is donated right after, copy what you keep."""
+
+    def on_finish(self, figures: dict[str, Any], state: TrainState) -> None:
+        """Is called with the final figures, to which it may add, and the state they are of; then all is written."""
 
     def on_message(self, text: str) -> None:
         """Is called with a line for the person who watches."""
@@ -79,16 +83,21 @@ class TensorBoard(Hook):
             self._writer.close()
 
 
+# What a line has room for; the other figures are in the files.
+_SHOWN = ("loss", "accuracy", "mse", "r2")
+
+
 class Progress(Hook):
     """Shows step, epoch, loss, throughput and time left: a bar on a terminal, plain lines elsewhere."""
 
     SECONDS_BETWEEN_LINES = 10.0
+    SECONDS_BETWEEN_EVALUATIONS = 0.2
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._bar: Any = None
         self._latest: dict[str, float] = {}
-        self._last_line = -float("inf")
+        self._last_line = self._last_evaluation = -float("inf")
 
     def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
         self._steps, self._steps_per_epoch = steps, steps_per_epoch
@@ -116,15 +125,24 @@ class Progress(Hook):
             self.on_message(f"step {step}/{self._steps}  {self._describe(step)}")
 
     def on_evaluation(self, step: int, figures: dict[str, float], state: TrainState) -> None:
-        epoch = step / self._steps_per_epoch
-        shown = {name: value for name, value in figures.items() if not name.endswith("top_5_accuracy")}
-        self.on_message(f"epoch {epoch:.4g}  step {step}  " + "  ".join(format_figures(shown)))
+        now = time.monotonic()
+        if now - self._last_evaluation < self.SECONDS_BETWEEN_EVALUATIONS and step < self._steps:
+            return
+        self._last_evaluation = now
+        shown = {
+            name: value
+            for name, value in {**self._latest, **figures}.items()
+            if name == "train/loss" or (not name.startswith("train/") and name.rpartition("/")[2] in _SHOWN)
+        }
+        epoch, steps = f"{step / self._steps_per_epoch:.4g}", f"{self._steps:,}"
+        place = f"epoch {epoch:>{len(str(self._steps // self._steps_per_epoch))}}  step {step:>{len(steps)},}"
+        self.on_message("  ".join([place, *format_figures(shown, width=6)]))
 
     def on_message(self, text: str) -> None:
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
-            print(text, file=self._stream, flush=True)
+            say(text, self._stream)
 
     def on_end(self) -> None:
         if self._bar is not None:
@@ -144,9 +162,18 @@ class Progress(Hook):
         return "  ".join(parts)
 
 
-def format_figures(figures: Mapping[str, Any]) -> list[str]:
-    """Writes each figure as `name value`."""
-    return [f"{name} {format_value(name, value)}" for name, value in figures.items()]
+def say(text: str, stream: Any = None) -> None:
+    """Prints a line; where nobody reads any more (`| head`), the run goes on without a word."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def format_figures(figures: Mapping[str, Any], width: int = 0) -> list[str]:
+    """Writes each figure as `name value`, the values at least so wide that lines stand in columns."""
+    return [f"{name} {format_value(name, value):<{width}}" for name, value in figures.items()]
 
 
 def format_value(name: str, value: Any) -> str:

@@ -6,8 +6,7 @@ Metrics are read a call late, when the next call is under way. Only an evaluatio
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,23 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.errors import JaxgenError
+from jaxgen.parallel import agreed_to_stop
+from jaxgen.signals import Interrupted, collected
 from jaxgen.train.evaluate import add_up
 from jaxgen.train.feed import Feed, Run
 from jaxgen.train.hooks import Hook
 from jaxgen.train.state import TrainState
-
-
-class Interrupted(Exception):
-    """A signal stopped the run; what was done is saved.
-
-    Attributes:
-        signal_number: the signal; a process that ends by it has the exit code 128 + signal_number.
-        step: the number of steps done.
-    """
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}")
-        self.signal_number, self.step = signal_number, step
 
 
 class DivergedError(JaxgenError):
@@ -136,13 +124,18 @@ class Loop:
 
     def __call__(self) -> TrainState:
         """Runs to the end; raises `Interrupted` after a signal, `DivergedError` at a bad objective."""
-        started, before = time.perf_counter(), self.tally.seconds
-        with _caught_signals() as caught:
+        started, before, first = time.perf_counter(), self.tally.seconds, self.position
+        calls, several = 0, jax.process_count() > 1
+        with collected(forward=several) as caught:
             while self.position < self.settings.steps and not self.tally.converged:
-                self._advance()
+                if not caught:
+                    self._advance()
                 self.tally.seconds = before + time.perf_counter() - started
+                calls += 1
+                if several and agreed_to_stop(calls):
+                    caught.append(signal.SIGTERM)
                 if caught:
-                    self._look_up(saving=True)
+                    self._look_up(saving=self.position != first)
                     raise Interrupted(caught[0], self.position)
         self._look_up(saving=self._saved_at != self.position)
         return self.state
@@ -173,11 +166,8 @@ class Loop:
             figures = self._evaluate_now()
         is_best = bool(figures) and settings.monitor is not None and self.tally.evaluations_since_best == 0
         rested = time.perf_counter() - self._saved_time >= settings.checkpoint_seconds
-        if (
-            (checkpoint_due and (rested or is_best))
-            or self.position == settings.steps
-            or self.tally.converged
-        ):
+        at_end = self.position == settings.steps or self.tally.converged
+        if is_best or at_end or (checkpoint_due and rested):
             self._look_up(saving=True, figures=figures)
 
     def _deliver(self) -> None:
@@ -217,11 +207,12 @@ class Loop:
         if self._window:
             self._close_window()
             self._deliver()
-        if saving and self._save is not None and self._saved_at != self.position:
+        if saving and self._saved_at != self.position:
             # A gradient can be bad where the loss was good: it would be noticed a step too late.
             if not _all_finite(self.state.params):
                 raise DivergedError(diagnose(self.state, self.position, self._feed.batch_at))
-            self._save(self.position, self.state, figures or {}, self.tally)
+            if self._save is not None:
+                self._save(self.position, self.state, figures or {}, self.tally)
             self._saved_at, self._saved_time = self.position, time.perf_counter()
         self._mark = None if self._mark is None else (time.perf_counter(), self.position)
 
@@ -276,29 +267,6 @@ def diagnose(state: TrainState, step: int, batch_at: Callable[[int], Mapping[str
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return f"{head}: the parameters {', '.join(names[:3])}{more} went bad in step {step}; {advice}"
     return f"{head}: it overflowed on a finite batch with finite parameters; {advice}"
-
-
-@contextmanager
-def _caught_signals() -> Iterator[list[int]]:
-    """Collects the first SIGINT or SIGTERM, to be answered between steps; a second one acts at once."""
-    caught: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def handle(number: int, frame: Any) -> None:
-        caught.append(number)
-        for signal_number, handler in previous.items():
-            signal.signal(signal_number, handler)
-
-    try:
-        for number in (int(signal.SIGINT), int(signal.SIGTERM)):
-            previous[number] = signal.signal(number, handle)
-    except ValueError:  # not in the main thread: signals are not ours to catch
-        pass
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def default_cadence(steps: int, steps_per_epoch: int) -> tuple[int, int]:

@@ -10,7 +10,17 @@ from jaxgen.errors import UsageError
 from jaxgen.train.context import Batch, Loss, Params
 from jaxgen.train.gradients import dense
 from jaxgen.train.state import TrainState
-from jaxgen.train.step import AxisName, Metrics, Step, advance, make_update, split_batch, training_context
+from jaxgen.train.step import (
+    AxisName,
+    Metrics,
+    Step,
+    advance,
+    check_ema_decay,
+    make_update,
+    named_axis,
+    split_batch,
+    training_context,
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ def make_players_step(
 
     Args and result are those of `make_train_step`, with metrics named `player/metric`.
     """
+    check_ema_decay(ema_decay)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         context = training_context(state, batch, axis_name)
@@ -102,7 +113,7 @@ def make_players_step(
             metrics = {**metrics, **{k: metrics[k] + m if k in metrics else m for k, m in reported.items()}}
         return advance(state, params, opt_state, model_state, carry, metrics, ema_decay), metrics
 
-    return step
+    return named_axis(step, axis_name)
 
 
 def _with_others(loss: Loss, params: Params) -> Loss:

@@ -49,20 +49,33 @@ class TrainState:
         params, model_state = task.init(init_rng, example)
         # The batch of a game holds a slice for each repeat, its carry the rows of one slice.
         batch_size = jax.tree.leaves(example)[0].shape[0] // getattr(optimizer, "slices", 1)
-        return cls(
+        state = cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=optimizer.init(params),
             model_state=model_state,
             carry=task.initial_carry(batch_size),
-            # A copy, never an alias: an array that is donated twice is an error.
-            ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+            ema_params=params if ema else None,
             rng=step_rng,
         )
+        return _without_aliases(state)
 
     def evaluation_params(self) -> Any:
         """Gives the parameters to evaluate and export with: the moving average where there is one."""
         return self.params if self.ema_params is None else self.ema_params
+
+
+def _without_aliases(tree: Any) -> Any:
+    """Copies arrays that occur a second time: one that is donated twice is an error."""
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        if id(leaf) in seen:
+            return jnp.copy(leaf)
+        seen.add(id(leaf))
+        return leaf
+
+    return jax.tree.map(own, tree)
 
 
 def count_parameters(params: Any) -> int:

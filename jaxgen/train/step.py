@@ -19,6 +19,7 @@ from jaxgen.train.context import Batch, Context, Loss, Objective, Outputs, Param
 from jaxgen.train.gradients import (
     GradientMethod,
     RowGradient,
+    RowOptimizer,
     apply_gradients,
     dense,
     is_row_gradient,
@@ -60,6 +61,7 @@ def make_train_step(
         The step. Its metrics are sums: those of the loss function, `loss` (an `Objective`), and each term
         under its own name where there are several.
     """
+    check_ema_decay(ema_decay)
     update = make_update(loss, optimizer, accumulate, gradient)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -69,24 +71,35 @@ def make_train_step(
         )
         return advance(state, params, opt_state, model_state, carry, metrics, ema_decay), metrics
 
-    return step
+    return named_axis(step, axis_name)
 
 
 def make_eval_step(
-    loss: Loss, *, axis_name: AxisName = None
+    loss: Loss, *, axis_name: AxisName = None, gradient: GradientMethod = dense
 ) -> Callable[[TrainState, Any, Batch], tuple[Metrics, Any]]:
     """Makes `eval_step(state, carry, batch) -> (metrics, carry)`; it never changes the state.
 
     The parameters are the moving average where there is one. Metrics are sums, as those of the train step.
+    `gradient` is that of the train step: it chooses what parameters the loss sees.
     """
 
     def eval_step(state: TrainState, carry: Any, batch: Batch) -> tuple[Metrics, Any]:
         context = replace(training_context(state, batch, axis_name), train=False)
-        terms, outputs = loss(state.evaluation_params(), state.model_state, carry, batch, context)
+
+        def evaluate(params: Params, batch: Batch) -> tuple[Mapping[str, Mean | Term], Outputs]:
+            return loss(params, state.model_state, carry, batch, context)
+
+        terms, outputs = _see(gradient, evaluate, state.evaluation_params(), batch)
         means, weights = _read_terms(terms)
         return _report(_over_devices((means, outputs.metrics), axis_name), weights, context), outputs.carry
 
     return eval_step
+
+
+def named_axis(step: Step, axis_name: AxisName) -> Step:
+    """Notes on a step the axis that it was made for: mapped over another one, it would not add anything up."""
+    step.axis_name = axis_name  # type: ignore[attr-defined]
+    return step
 
 
 def repeat(step: Step) -> Callable[[TrainState, Batch, Int[Array, ""]], tuple[TrainState, Metrics]]:
@@ -121,6 +134,12 @@ def training_context(state: TrainState, batch: Batch, axis_name: AxisName) -> Co
         train=True,
         axis_name=axis_name,
     )
+
+
+def check_ema_decay(ema_decay: float | None) -> None:
+    """Refuses a decay that makes no average."""
+    if ema_decay is not None and not 0 <= ema_decay < 1:
+        raise UsageError(f"ema_decay is {ema_decay}; it must be at least 0 and below 1")
 
 
 def advance(
@@ -160,6 +179,10 @@ def make_update(
     loss: Loss, optimizer: Any, accumulate: int, gradient: GradientMethod
 ) -> Callable[..., tuple[Params, Any, Any, Any, Metrics]]:
     """Makes one optimiser update: (params, opt_state, model_state, carry, batch, context) to what follows."""
+    if accumulate < 1:
+        raise UsageError(f"accumulate must be at least 1, not {accumulate}")
+    if isinstance(optimizer, RowOptimizer) and gradient is dense:
+        raise UsageError("a RowOptimizer needs gradients by row: give gradient=rows(...) as well")
     differentiate = _whole if accumulate == 1 else functools.partial(_microbatched, accumulate)
 
     def update(
@@ -233,13 +256,10 @@ def _microbatched(
     def count(part: tuple) -> dict[str, Mean]:
         carry, batch, places = part
 
-        def nothing(params: Params, batch: Batch) -> tuple[Array, dict[str, Mean]]:
-            # A constant, but by way of the gradient method, which chooses what parameters the loss sees.
-            return jnp.float32(0), evaluate(jax.lax.stop_gradient(params), model_state, carry, batch, places)[
-                0
-            ]
+        def means(params: Params, batch: Batch) -> dict[str, Mean]:
+            return evaluate(params, model_state, carry, batch, places)[0]
 
-        return gradient(nothing, params, batch)[1]
+        return _see(gradient, means, params, batch)
 
     counted = jax.vmap(count)(parts)
     counts = _global_counts(_sum_over(counted), context.axis_name)
@@ -271,6 +291,19 @@ def _microbatched(
     )
     outputs = Outputs(_sum_over(metrics), model_state, _join(carries))
     return gradients, (_sum_over(means), jax.tree.map(lambda leaf: leaf[0], weights), outputs)
+
+
+def _see(
+    gradient: GradientMethod, function: Callable[[Params, Batch], Any], params: Params, batch: Batch
+) -> Any:
+    """Applies a function to the parameters that the gradient method lets the loss see, with no gradient."""
+    if gradient is dense:
+        return function(params, batch)
+
+    def constant(params: Params, batch: Batch) -> tuple[Array, Any]:
+        return jnp.float32(0), function(jax.lax.stop_gradient(params), batch)
+
+    return gradient(constant, params, batch)[1]
 
 
 def _separate(gradients: Any) -> tuple[list, list]:

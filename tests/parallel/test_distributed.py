@@ -1,4 +1,7 @@
+import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -76,13 +79,14 @@ def test_what_makes_no_sense_is_refused_in_a_line(environment, variables, messag
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-def _start(code, *arguments, **variables):
+def _start(code, *arguments, cwd=None, **variables):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "TPU_"))}
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     root = str(Path(__file__).parents[2])
     return subprocess.Popen(
         [sys.executable, *code, *map(str, arguments)],
         env={**kept, **flags, "PYTHONPATH": root, **variables},
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -125,3 +129,39 @@ def test_processes_that_do_not_come_are_missed_in_time():
             "not all of them were there within 1 s" in line and "JAX_COORDINATOR_ADDRESS=localhost:" in line
         )
     assert time.monotonic() - start < 60
+
+
+def _experiment(cwd, *arguments):
+    command = ["-m", "experiments.mnist_fnn", "--data", "digits", *map(str, arguments)]
+    return [_start(command, cwd=cwd, **variables) for variables in _join(2)]
+
+
+def test_experiment_in_two_processes_leaves_one_run(data_dir, tmp_path):
+    """With no --workdir: the first process names the directory, and alone writes and draws in it."""
+    started = _experiment(tmp_path, "--steps", 30, "--data-dir", data_dir)
+    ended = [process.communicate(timeout=180) for process in started]
+    for process, (_, err) in zip(started, ended, strict=True):
+        assert process.returncode == 0, err
+    (run,) = (tmp_path / "runs" / "mnist_fnn").iterdir()
+    result = json.loads((run / "result.json").read_text())
+    assert (result["steps"], result["device"]) == (30, "4 x cpu")
+    assert len(list((run / "plots").glob("*.png"))) == 4
+    assert f"run directory: {run.relative_to(tmp_path)}" in ended[0][0]
+    assert "run directory" not in ended[1][0], "one process speaks"
+    lines = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines == sorted(lines) and lines[-1] == 30
+
+
+def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(data_dir, tmp_path):
+    arguments = ("--epochs", 100000, "--workdir", tmp_path / "run", "--data-dir", data_dir)
+    started = _experiment(tmp_path, *arguments)
+    for line in started[0].stdout:
+        if line.startswith("epoch"):
+            started[1].send_signal(signal.SIGTERM)
+            break
+    ended = [process.communicate(timeout=120) for process in started]
+    stopped = [re.search(r"jaxgen: stopped by SIGTERM after step (\d+)", err) for _, err in ended]
+    assert [process.returncode for process in started] == [143, 143], ended
+    assert stopped[0][1] == stopped[1][1]
+    assert (tmp_path / "run" / "checkpoints" / stopped[0][1] / "files.json").exists()
+    assert f"saved at step {stopped[0][1]}; go on with: " in ended[0][0]

@@ -66,6 +66,14 @@ def test_some_of_the_devices():
     np.testing.assert_array_equal(state.carry["sum"], batch["x"])
 
 
+def test_a_step_for_another_axis_or_for_none_is_refused():
+    """Mapped all the same, it would train on the first device's rows alone."""
+    for axis_name in (None, "data"):
+        step = make_train_step(Running().loss, optax.sgd(0.1), axis_name=axis_name)
+        with pytest.raises(UsageError, match=f"made with axis_name={axis_name!r}.*axis_name='batch'"):
+            pmap_step(step)
+
+
 def test_a_batch_that_does_not_divide_is_refused():
     step, state, batch = make()
     with pytest.raises(UsageError, match=r"^a batch of 6 can't be shared out equally over 8 devices$"):

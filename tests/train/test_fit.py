@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
+import problems
 import pytest
 
 import jaxgen
@@ -110,6 +113,40 @@ def test_restores_onto_another_number_of_devices(tmp_path):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_going_on_with_another_number_of_devices_is_said_and_recorded(tmp_path, capsys):
+    fit(steps=6, workdir=tmp_path / "run", devices=jax.devices()[:2])
+    fit(steps=12, workdir=tmp_path / "run", devices=jax.devices()[:4], progress=True)
+    assert "begun on 2 devices, goes on with 4" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["device_count"] == 4
+
+
+def test_one_process_at_a_time_trains_in_a_directory(tmp_path):
+    class Second(Hook):
+        def on_progress(self, step):
+            with pytest.raises(JaxgenError, match="another process is training in"):
+                fit(workdir=tmp_path / "run")
+
+    fit(workdir=tmp_path / "run", hooks=[Second()])
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_directory_that_holds_something_else_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty and holds no run"):
+        fit(workdir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_module_of_ones_own_needs_no_train():
+    class Own(nn.Module):
+        @nn.compact
+        def __call__(self, inputs):
+            return nn.Dense(3)(inputs.reshape(len(inputs), -1))
+
+    result = fit(ImageClassification(Own()), images(), optax.adam(1e-2), steps=150, test=images(seed=1))
+    assert result.figures["test/accuracy"] > 0.9
+
+
 def test_resumed_run_keeps_its_number_of_devices(tmp_path):
     fit(steps=6, workdir=tmp_path / "run", devices=jax.devices()[:2])
     rest = fit(steps=12, workdir=tmp_path / "run")
@@ -132,6 +169,75 @@ def test_best_state_in_memory_is_that_of_the_best_validation_loss():
     assert result.figures["steps"] == best + 12 < 100
     assert result.figures["evaluated_step"] == int(result.state.step) == best
     assert result.figures["validation/loss"] == pytest.approx(seen[best], rel=1e-6)
+
+
+@pytest.mark.parametrize("cadence", [{}, {"checkpoint_every": 7}, {"checkpoint_every": 1000}])
+def test_best_state_is_kept_whatever_the_cadence_of_checkpoints(cadence, tmp_path):
+    options = {
+        "steps": 60,
+        "optimizer": optax.sgd(lambda step: 0.02 * 1.12**step),
+        "validation": rows(seed=1),
+        "evaluate_every": 4,
+    }
+    in_memory = fit(**options)
+    in_files = fit(**options, **cadence, workdir=tmp_path / "run")
+    assert in_memory.figures["evaluated_step"] == in_files.figures["evaluated_step"] < 60
+    for a, b in zip(leaves(in_memory), leaves(in_files), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_weights_of_the_data_count_in_training_and_evaluation():
+    """Examples of weight 0 are as good as absent, whatever they hold; on the host and on the device."""
+    data, other = rows(), rows(seed=5)
+    weights = np.repeat([1.0, 0.0], 32).astype(np.float32)
+    spoilt = {
+        name: np.where((weights > 0).reshape(-1, *[1] * (v.ndim - 1)), v, 9.0) for name, v in data.items()
+    }
+    for resident in (True, False):
+        results = [
+            fit(data={**d, "weight": weights}, test={**other, "weight": weights}, resident=resident)
+            for d in (data, spoilt)
+        ]
+        for a, b in zip(*map(leaves, results), strict=True):
+            np.testing.assert_array_equal(a, b)
+    half = {name: values[:32] for name, values in other.items()}
+    expected = np.mean((LINE.predict(results[0].state.params, {}, half)["prediction"] - half["target"]) ** 2)
+    assert results[0].figures["test/mse"] == pytest.approx(float(expected), rel=1e-5)
+
+
+class TestOtherShapesOfProblem:
+    """The loop takes what the step takes."""
+
+    def data(self, problem):
+        return {
+            name: np.concatenate([batch[name] for batch in problem.batches]) for name in problem.batches[0]
+        }
+
+    def test_game_with_a_carry_and_no_loss_of_its_own(self):
+        problem = problems.game()
+        task = SimpleNamespace(init=problem.init, initial_carry=problem.initial_carry)
+        data = self.data(problem)
+        result = jaxgen.fit(task, data, problem.optimizer, steps=3, batch_size=64, progress=False)
+        assert result.state.carry.shape == (32,) and int(result.state.step) == 3
+        assert not np.allclose(result.state.params["judge"], problem.params["judge"])
+        with pytest.raises(UsageError, match="has no loss to evaluate"):
+            jaxgen.fit(task, data, problem.optimizer, steps=3, batch_size=64, test=data, progress=False)
+
+    def test_rows_of_a_table(self):
+        by_row, dense = problems.table(), problems.dense_table()
+        data = self.data(by_row)
+        results = [
+            jaxgen.fit(
+                p, data, p.optimizer, steps=6, batch_size=32, test=data, progress=False, gradient=p.gradient
+            )
+            for p in (by_row, dense)
+        ]
+        # Sums of some tens of float32 terms in another order, six times.
+        for name, value in results[0].state.params.items():
+            np.testing.assert_allclose(value, results[1].state.params[name], atol=1e-5)
+        assert results[0].figures["test/loss"] == pytest.approx(results[1].figures["test/loss"], rel=1e-5)
+        with pytest.raises(UsageError, match="needs gradients by row"):
+            jaxgen.fit(by_row, data, by_row.optimizer, steps=1, batch_size=32, progress=False)
 
 
 def test_ema_is_what_is_evaluated():
@@ -169,6 +275,10 @@ class TestDivergence:
         with pytest.raises(DivergedError, match=message):
             fit(Root(LINE.model), steps=8)
 
+    def test_bad_parameters_are_noticed_at_the_end(self):
+        with pytest.raises(DivergedError, match="output/bias went bad in step 1"):
+            fit(Root(LINE.model), steps=1)
+
     def test_bad_parameters_are_not_saved(self, tmp_path):
         """A gradient that is bad where the loss is good is noticed at a checkpoint, before it is saved."""
         with pytest.raises(
@@ -198,6 +308,10 @@ class TestDivergence:
         ({"patience": 2}, "needs a validation split"),
         ({"report_every": 0}, "report_every must be at least 1"),
         ({"data": {"features": np.zeros((3, 4)), "target": np.zeros(4)}}, "different lengths"),
+        ({"ema_decay": 1.0}, "ema_decay is 1.0; it must be at least 0 and below 1"),
+        ({"optimizer": "adam"}, "'adam' is no optimizer: give an Optax transformation"),
+        ({"task": FeedForward()}, "FeedForward is no task"),
+        ({"data": "digits"}, "the train data is no data: give jaxgen.load"),
         ({"data": {}}, "no examples"),
         ({"data": images()}, "not features and target"),
         ({"task": PICTURES}, "not image and label"),
