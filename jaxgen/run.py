@@ -164,12 +164,7 @@ def _load_splits(experiment: Experiment, config: TrainConfig, directory: RunDire
     fraction = held_out(config)
     splits = {"train": read(config.train_split), "test": read(config.test_split)}
     if fraction:
-        size = len(splits["train"])
-        kept = size - round(fraction * size)
-        if not 0 < kept < size:
-            raise UsageError(
-                f"--validation-fraction {fraction} of {size} examples leaves nothing on one side"
-            )
+        kept = _kept(fraction, len(splits["train"]))
         splits["train"], splits["validation"] = (
             read(f"{config.train_split}[{part}]") for part in (f":{kept}", f"{kept}:")
         )
@@ -202,6 +197,16 @@ class _Epilogue(Hook):
         if self._experiment.baselines is not None:
             figures.update(self._experiment.baselines(train.arrays(), test.arrays()))
         draw_plots(self._directory, self._task, state, test)
+
+
+def _kept(fraction: float, size: int) -> str:
+    """Writes where validation begins, for tfds: in percent where they are whole, else as a number of examples."""
+    percent = 100 * (1 - fraction)
+    kept = size - round(fraction * size)
+    if not 0 < kept < size:
+        raise UsageError(f"--validation-fraction {fraction} of {size} examples leaves nothing on one side")
+    whole = abs(percent - round(percent)) < 1e-9 and 0 < round(percent) < 100
+    return f"{round(percent)}%" if whole else str(kept)
 
 
 def _new_directory(name: str) -> Path:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,7 +72,8 @@ def test_list_names_every_experiment():
 
 
 def test_compare_prints_a_table_and_draws(workdir, tmp_path):
-    done = module("jaxgen", "compare", workdir, workdir, "--output", tmp_path / "both.png")
+    other = shutil.copytree(workdir, tmp_path / "other")
+    done = module("jaxgen", "compare", workdir, other, "--output", tmp_path / "both.png")
     assert done.returncode == 0, done.stderr
     assert "test/accuracy" in done.stdout
     assert (tmp_path / "both.png").exists()
