@@ -1,6 +1,7 @@
 """`run`: carries an experiment through, from the command line to a run directory with figures and plots."""
 
 import datetime
+import logging
 import os
 import shlex
 import signal
@@ -56,6 +57,9 @@ def guard(action: Callable[[], Any], debug: bool) -> NoReturn:
     """Carries out an action and exits, with one line for the person in place of a traceback."""
     watch = signals.Watch()
     watch.install()
+    # When a save fails, Orbax no longer waits for its other writes, and their own failures come out of nowhere.
+    sys.unraisablehook = _report_unless_late
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         action()
     except JaxgenError as error:
@@ -67,6 +71,12 @@ def guard(action: Callable[[], Any], debug: bool) -> NoReturn:
     except KeyboardInterrupt:
         _leave("interrupted", watch.caught or signal.SIGINT)
     sys.exit(0)
+
+
+def _report_unless_late(unraisable: Any) -> None:
+    """Reports what can't be raised, but not what comes for an event loop that is gone."""
+    if "Event loop is closed" not in str(unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
 
 
 def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -138,6 +139,34 @@ def test_signal_saves_and_says_how_to_go_on(number, data_dir, tmp_path):
     assert not (tmp_path / "run" / "result.json").exists()
     expected = " ".join(["python", "-m", "experiments.mnist_fnn", *map(str, arguments)])
     assert resume == expected
+
+
+def test_full_disk_is_one_line(data_dir, tmp_path):
+    """The writes of a failed save fail one by one, in other threads: none of them speaks, whoever is first."""
+
+    def refuse_large_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    for attempt in range(3):
+        arguments = [
+            "--data",
+            "digits",
+            "--data-dir",
+            data_dir,
+            "--workdir",
+            tmp_path / str(attempt),
+            "--steps",
+            "30",
+        ]
+        command = [sys.executable, "-m", "experiments.mnist_fnn", *map(str, arguments)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=ENVIRONMENT, preexec_fn=refuse_large_files
+        )
+        assert done.returncode == 1
+        assert re.fullmatch(
+            r"jaxgen: could not save checkpoint of step \d+ in .*: File too large; .*starts again\n",
+            done.stderr,
+        )
 
 
 def test_closed_pipe_does_not_stop_a_run(data_dir, tmp_path):
