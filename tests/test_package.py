@@ -141,7 +141,7 @@ def test_signal_saves_and_says_how_to_go_on(number, data_dir, tmp_path):
     assert resume == expected
 
 
-def test_full_disk_is_one_line(data_dir, tmp_path):
+def test_full_disk_is_one_line(workdir, data_dir, tmp_path):
     """The writes of a failed save fail one by one, in other threads: none of them speaks, whoever is first."""
 
     def refuse_large_files():
