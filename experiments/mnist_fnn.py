@@ -7,6 +7,7 @@ python -m experiments.mnist_fnn --data digits   # scikit-learn's digits: no netw
 17 s on 2 CPU cores.
 """
 
+from jaxgen.augment import Augmentation
 from jaxgen.data import Source
 from jaxgen.experiment import Experiment, ImageConfig
 from jaxgen.models import FeedForward
@@ -24,7 +25,12 @@ def make_task(config: ImageConfig, train: Source) -> ImageClassification:
         batch_norm=config.batch_norm,
     )
     return ImageClassification(
-        model, config.loss, config.label_smoothing, pixel_range=(-1.0, 1.0), class_names=train.class_names
+        model,
+        config.loss,
+        config.label_smoothing,
+        pixel_range=(-1.0, 1.0),
+        class_names=train.class_names,
+        augmentation=config.augmentation,
     )
 
 
@@ -39,6 +45,16 @@ EXPERIMENT = Experiment(
     needs=("image", "label"),
     smoke={"data": "digits"},
     recipes={"digits": {"epochs": 40}},
+    presets={
+        "best": {
+            "epochs": 60,
+            "batch_size": 128,
+            "schedule": "cosine",
+            "widths": (1024, 512),
+            "batch_norm": True,
+            "augmentation": Augmentation(shift=2.0, rotation=10.0, scale=0.1, elastic=1.0),
+        }
+    },
 )
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxgen.errors import UsageError
+from jaxgen.augment import Augmentation
+from jaxgen.errors import UsageError, unknown
 from jaxgen.optim import OptimizerConfig, Schedule
 
 # Where --learning-rate isn't given: what is usual for the optimiser, by its Optax name.
@@ -25,6 +26,8 @@ _LEARNING_RATES = {
 class TrainConfig:
     """The options that every experiment has; each gives them its own defaults."""
 
+    preset: str | None = None
+    """Other defaults of the options, by name: see above. Options on the command line still count."""
     data: str
     """The data set: an embedded one (digits, diabetes) or a tfds name."""
     data_dir: Path | None = None
@@ -101,6 +104,8 @@ class ImageConfig(TrainConfig):
     """Part of the hidden dense layers' activations that is dropped in training."""
     batch_norm: bool = False
     """Normalise the hidden layers over the batch."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random changes of the images in training."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ class Experiment:
         needs: what an example of the data must have.
         smoke: options that make a trial run of it.
         recipes: other defaults of the options, by data set.
+        presets: other defaults of the options, by name, for `--preset`; complete ones, so that they take the
+            place of the data set's recipe.
         image_size: (height, width) that images are resized to; None leaves them as they are.
         baselines: simple rivals' figures on the test split, from (train, test) arrays.
     """
@@ -132,8 +139,47 @@ class Experiment:
     needs: tuple[str, ...]
     smoke: Mapping[str, Any] = field(default_factory=dict)
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     image_size: tuple[int, int] | None = None
     baselines: Callable[[Any, Any], dict[str, float]] | None = None
+
+    def options(self, **given: Any) -> TrainConfig:
+        """Gives the options: those that are given, else the preset's or the data set's, else the usual ones.
+
+        Raises:
+            UsageError: for a preset that the experiment doesn't have.
+        """
+        preset = given.get("preset")
+        if preset is None:
+            defaults = self.recipes.get(given.get("data", self.config.data), {})
+        elif preset in self.presets:
+            defaults = self.presets[preset]
+        elif self.presets:
+            raise unknown("preset", preset, self.presets)
+        else:
+            raise UsageError(f"{self.name} has no presets")
+        return self.config(**{**defaults, **given})
+
+
+def command_line(options: Mapping[str, Any], prefix: str = "--") -> str:
+    """Writes options, by field name, as one would on the command line; of nested ones what isn't the default."""
+    written = []
+    for field_name, value in options.items():
+        name = f"{prefix}{field_name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            usual = type(value)()
+            changed = {
+                inner.name: getattr(value, inner.name)
+                for inner in dataclasses.fields(value)
+                if getattr(value, inner.name) != getattr(usual, inner.name)
+            }
+            written.append(command_line(changed, f"{name}."))
+        elif isinstance(value, bool):
+            written.append(name if value else f"{prefix}no-{name.removeprefix(prefix)}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            written.append(" ".join([name, *map(str, values)]))
+    return " ".join(written)
 
 
 def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
@@ -153,8 +199,10 @@ def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
 
 
 def smoke_config(experiment: Experiment, config: TrainConfig) -> TrainConfig:
-    """Shortens a run to a trial: few steps, embedded data."""
-    return dataclasses.replace(config, **{"steps": 20, "report_every": 5, **experiment.smoke})
+    """Shortens a run to a trial: few steps, with a warm-up that fits in, and embedded data."""
+    warmup_steps = min(config.warmup_steps, 5)
+    shortened = {"steps": 20, "report_every": 5, "warmup_steps": warmup_steps, **experiment.smoke}
+    return dataclasses.replace(config, **shortened)
 
 
 def training_split(config: TrainConfig) -> tuple[str, str | None]:

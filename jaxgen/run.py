@@ -10,8 +10,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.experiment import Experiment, TrainConfig, optimizer_config, smoke_config, training_split
+from jaxgen.experiment import (
+    Experiment,
+    TrainConfig,
+    command_line,
+    optimizer_config,
+    smoke_config,
+    training_split,
+)
 from jaxgen.run_directory import RunDirectory
+
+_HELP = ("-h", "--help")
 
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -24,25 +33,31 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> NoRe
 def parse(experiment: Experiment, arguments: Sequence[str]) -> TrainConfig:
     """Reads an experiment's options; exits with code 2, and the nearest valid option, where they are wrong.
 
-    Where the experiment has a recipe for the data set, that gives the defaults.
+    What isn't given has the preset's default, or that of the recipe for the data set, where there is one.
+
+    Raises:
+        UsageError: for an unknown preset, or values that can't be meant.
     """
     import tyro
 
-    def read(**defaults: Any) -> TrainConfig:
+    def read(arguments: Sequence[str], default: TrainConfig) -> TrainConfig:
         return tyro.cli(
             experiment.config,
             args=arguments,
-            default=experiment.config(**defaults),
+            default=default,
             prog=f"python -m experiments.{experiment.name}",
-            description=experiment.summary,
+            description="\n".join([experiment.summary, *_describe_presets(experiment)]),
         )
 
-    config = read()
-    return (
-        read(data=config.data, **experiment.recipes[config.data])
-        if config.data in experiment.recipes
-        else config
-    )
+    # Only for the names that the defaults depend on; help is to show these defaults.
+    first = read([argument for argument in arguments if argument not in _HELP], experiment.options())
+    return read(arguments, experiment.options(data=first.data, preset=first.preset))
+
+
+def _describe_presets(experiment: Experiment) -> list[str]:
+    return [
+        f"--preset {name} stands for {command_line(options)}" for name, options in experiment.presets.items()
+    ]
 
 
 def guard(action: Callable[[], Any], debug: bool) -> NoReturn:
