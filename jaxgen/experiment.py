@@ -149,9 +149,10 @@ class Experiment:
         Raises:
             UsageError: for a preset that the experiment doesn't have.
         """
+        usual: Any = self.config  # a dataclass: its attributes are the defaults
         preset = given.get("preset")
         if preset is None:
-            defaults = self.recipes.get(given.get("data", self.config.data), {})
+            defaults = self.recipes.get(given.get("data", usual.data), {})
         elif preset in self.presets:
             defaults = self.presets[preset]
         elif self.presets:
