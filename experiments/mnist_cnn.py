@@ -1,6 +1,8 @@
 """The convolutional net that every course goes on with: conv32 - pool - conv64 - pool - 128 - 10 on MNIST.
 
 python -m experiments.mnist_cnn                        # Adam 1e-3, batch 32, 10 epochs, pixels / 255
+python -m experiments.mnist_cnn --preset fast          # one epoch, with batch norm and one rise and fall of the rate
+python -m experiments.mnist_cnn --preset best          # two convolutions a stage, on images moved and bent
 python -m experiments.mnist_cnn --data fashion_mnist   # or any other tfds image-classification set
 
 Adam 1e-3, batch 32, 10 epochs, pixels / 255: 99.0 % on the test split (mean of 3 seeds), in 4 minutes on 2 CPU cores;

@@ -1,6 +1,7 @@
 """The feed-forward net that every course begins with: 784-128-10 on MNIST.
 
 python -m experiments.mnist_fnn                 # Adam 1e-3, batch 64, 10 epochs, pixels to [-1, 1]
+python -m experiments.mnist_fnn --preset best   # 784-1024-512-10 with batch norm, on images moved and bent
 python -m experiments.mnist_fnn --data digits   # scikit-learn's digits: no network needed
 
 784-128-10 with ReLU, Adam 1e-3, batch 64, 10 epochs, pixels to [-1, 1]: 97.2 % on the test split (mean of 10 seeds), in

@@ -151,8 +151,8 @@ def smooth_field(
     """Smooths noise of variance 1 with a Gaussian, into a field of variance 1 at every pixel.
 
     As Simard et al. 2003, section 2, but for the grid of the noise: it is one Gaussian's standard deviation wide
-    rather than one pixel, and reaches beyond the image. A sum of Gaussians so close is, to 1 part in 10,000, as
-    stationary as one over all pixels, and needs a tenth of the random numbers.
+    rather than one pixel, and reaches two beyond the image. Gaussians so close together add up to a field whose
+    correlations are those of one over all pixels to 1 part in 10,000, for a fifth of the random numbers.
     """
     return jnp.einsum("ir,bkrc,jc->bkij", _smoother(height, smoothness), noise, _smoother(width, smoothness))
 

@@ -127,6 +127,16 @@ def test_smooth_field_is_a_sum_of_gaussians():
         np.testing.assert_allclose(field[:, :, y, x], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("size", "smoothness"), [(28, 4.0), (28, 3.3), (96, 10.0), (8, 4.0)])
+def test_nodes_a_gaussian_apart_correlate_as_all_pixels_do(size, smoothness):
+    """Noise on every pixel, and far beyond the image, is what the few nodes stand for."""
+    nodes = np.asarray(augment._smoother(size, smoothness), np.float64)
+    pixels = np.arange(-10 * smoothness, size + 10 * smoothness)
+    weights = np.exp(-((np.arange(size)[:, None] - pixels) ** 2) / (2 * smoothness**2))
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    np.testing.assert_allclose(nodes @ nodes.T, weights @ weights.T, atol=2e-4)
+
+
 def test_elastic_field_is_distributed_as_smoothed_white_noise():
     """Variance 1 everywhere, and the correlation that SciPy's Gaussian filter of white noise has."""
     count, smoothness = 4000, 4.0
