@@ -77,22 +77,16 @@ class Augmentation:
         images = jnp.asarray(images)
         height, width = images.shape[1:3]
         draws = jax.vmap(lambda rng: jax.random.uniform(jax.random.fold_in(rng, _PLACEMENT), (9,)))(rngs)
-        if self._interpolates or self.crop or self.flip:
+        if any((self.shift, self.rotation, self.scale, self.elastic, self.crop, self.flip)):
             coordinates = source_coordinates(self._placement(draws), height, width)
             if self.elastic:
                 noise = elastic_noise(rngs, height, width, self.smoothness)
                 coordinates -= self.elastic * smooth_field(noise, height, width, self.smoothness)
-            images = resample(
-                images, coordinates, None if self.fill == "edge" else background, self._interpolates
-            )
+            images = resample(images, coordinates, None if self.fill == "edge" else background)
         if self.cutout:
             centres = jnp.floor(draws[:, 7:9] * jnp.array([height, width])).astype(jnp.int32)
             images = cut_out(images, centres, self.cutout, background)
         return images
-
-    @property
-    def _interpolates(self) -> bool:
-        return any((self.shift, self.rotation, self.scale, self.elastic))
 
     def _placement(self, draws: Float[Array, "batch 9"]) -> "Placement":
         either = 2 * draws - 1
@@ -174,15 +168,13 @@ def resample(
     images: AnyImages,
     coordinates: Float[AnyArray, "batch 2 height width"],
     background: float | None = 0.0,
-    interpolate: bool = True,
 ) -> Images:
-    """Reads images at (row, column) coordinates, bilinearly.
+    """Reads images at (row, column) coordinates, bilinearly: exactly where these are whole numbers.
 
     Args:
         images: any floats.
         coordinates: pixel (0, 0) has its centre at 0, 0.
         background: what lies outside of the image; None for what lies at its edge.
-        interpolate: False where the coordinates are whole numbers, so that one pixel is read and not four.
     """
     height, width = images.shape[1:3]
     # A border of one pixel, onto which everything further out is clipped.
@@ -201,8 +193,6 @@ def resample(
     rows = jnp.clip(coordinates[:, 0] + 1, 0, height + 1)
     columns = jnp.clip(coordinates[:, 1] + 1, 0, width + 1)
     line = width + 2
-    if not interpolate:
-        return read(rows.astype(jnp.int32) * line + columns.astype(jnp.int32))
     top = jnp.minimum(rows.astype(jnp.int32), height)
     left = jnp.minimum(columns.astype(jnp.int32), width)
     down, right = (rows - top)[..., None], (columns - left)[..., None]

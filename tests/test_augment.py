@@ -45,10 +45,8 @@ def each_plane(function, images=IMAGES):
 
 def test_off_is_the_identity_bit_for_bit():
     np.testing.assert_array_equal(apply(Augmentation(), keys(4), IMAGES), IMAGES)
-    for interpolate in (True, False):
-        for background in (0.3, None):
-            unmoved = augment.resample(IMAGES, placed(), background, interpolate)
-            np.testing.assert_array_equal(unmoved, IMAGES)
+    for background in (0.3, None):
+        np.testing.assert_array_equal(augment.resample(IMAGES, placed(), background), IMAGES)
 
 
 @pytest.mark.parametrize(("background", "mode"), [(-0.5, "grid-constant"), (None, "nearest")])
@@ -91,11 +89,10 @@ def test_shift_and_rotation_go_the_way_they_say():
     assert np.unravel_index(np.argmax(turned), turned.shape)[1:3] == (1, 4), "anticlockwise, to the top"
 
 
-@pytest.mark.parametrize("interpolate", [True, False])
-def test_flip_and_whole_shifts_are_slices(interpolate):
-    flipped = augment.resample(IMAGES, placed(flip=True), 0.0, interpolate)
+def test_flip_and_whole_shifts_are_slices():
+    flipped = augment.resample(IMAGES, placed(flip=True))
     np.testing.assert_array_equal(flipped, IMAGES[:, :, ::-1])
-    moved = augment.resample(IMAGES, placed(shift=(2.0, -3.0)), 0.5, interpolate)
+    moved = augment.resample(IMAGES, placed(shift=(2.0, -3.0)), 0.5)
     padded = np.pad(IMAGES, ((0, 0), (2, 0), (0, 3), (0, 0)), constant_values=0.5)
     np.testing.assert_array_equal(moved, padded[:, :HEIGHT, 3:])
 
