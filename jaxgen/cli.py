@@ -24,15 +24,17 @@ _Run = Annotated[Positional[Path], arg(metavar="RUN")]
 
 @_app.command(name="list")
 def list_experiments() -> None:
-    """List the experiments: what each trains, on what, how long it takes, and the figure it reaches."""
+    """List the experiments: what each trains, on what, its presets, how long it takes, and the figure it reaches."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("experiment", "what it trains", "on what", "time", "reference result", show_lines=True)
+    table = Table(show_lines=True)
+    table.add_column("experiment", no_wrap=True)
+    for column in ("what it trains", "on what", "time", "reference result"):
+        table.add_column(column)
     for experiment in experiments():
-        table.add_row(
-            experiment.name, experiment.summary, experiment.data, experiment.time, experiment.reference
-        )
+        name = "\n".join([experiment.name, *(f"--preset {preset}" for preset in experiment.presets)])
+        table.add_row(name, experiment.summary, experiment.data, experiment.time, experiment.reference)
     console = Console()
     console.print(table)
     console.print("Run one with: python -m experiments.NAME (--help shows its options)", highlight=False)

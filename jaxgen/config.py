@@ -11,7 +11,7 @@ from typing import Any
 from jaxgen.errors import JaxgenError, unknown
 
 # The packages whose exported dataclasses may be named in a config.json.
-_NAMESPACES = ("jaxgen.models", "jaxgen.tasks", "jaxgen.optim")
+_NAMESPACES = ("jaxgen.models", "jaxgen.tasks", "jaxgen.optim", "jaxgen.augment")
 # Fields that Flax adds to every module.
 _FLAX_FIELDS = ("parent", "name")
 
@@ -83,6 +83,31 @@ def rebuild(described: Any) -> Any:
             f"the run's config.json has fields that {kind} doesn't know: {', '.join(sorted(extra))}"
         )
     return found(**fields)
+
+
+def completed(described: Any) -> Any:
+    """Adds the fields that a described value lacks, since they are younger than it, with their defaults.
+
+    What this jaxgen can't make (a user's own class, unknown names) stays as it is.
+    """
+    if isinstance(described, list):
+        return [completed(item) for item in described]
+    if not isinstance(described, Mapping):
+        return described
+    found = _find(described["kind"]) if "kind" in described else None
+    defaults = {} if found is None else _described_defaults(found)
+    return {**defaults, **{key: completed(item) for key, item in described.items()}}
+
+
+def _described_defaults(cls: Any) -> dict[str, Any]:
+    fields = [field for field in dataclasses.fields(cls) if field.name not in _FLAX_FIELDS]
+    plain = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+    made = {
+        field.name: field.default_factory()
+        for field in fields
+        if field.default_factory is not dataclasses.MISSING
+    }
+    return {name: describe(value) for name, value in {**plain, **made}.items()}
 
 
 def differences(before: Any, after: Any, prefix: str = "") -> list[str]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxgen.errors import UsageError
+from jaxgen.augment import Augmentation
+from jaxgen.errors import UsageError, unknown
 from jaxgen.optim import OptimizerConfig, Schedule
 
 # Where --learning-rate isn't given: what is usual for the optimiser, by its Optax name.
@@ -24,6 +25,8 @@ _LEARNING_RATES = {
 class TrainConfig:
     """The options that every experiment has; each gives them its own defaults."""
 
+    preset: str | None = None
+    """Other defaults of the options, by name: see above. Options on the command line still count."""
     data: str
     """The data set: an embedded one (digits, diabetes) or a tfds name."""
     data_dir: Path | None = None
@@ -100,6 +103,8 @@ class ImageConfig(TrainConfig):
     """Part of the hidden dense layers' activations that is dropped in training."""
     batch_norm: bool = False
     """Normalise the hidden layers over the batch."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random changes of the images in training."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ class Experiment:
         needs: what an example of the data must have.
         smoke: options that make a trial run of it.
         recipes: other defaults of the options, by data set.
+        presets: other defaults of the options, by name, for `--preset`; complete ones, so that they take the
+            place of the data set's recipe.
         image_size: (height, width) that images are resized to; None leaves them as they are.
         baselines: simple rivals' figures on the test split, from (train, test) arrays.
     """
@@ -131,15 +138,51 @@ class Experiment:
     needs: tuple[str, ...]
     smoke: Mapping[str, Any] = field(default_factory=dict)
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     image_size: tuple[int, int] | None = None
     baselines: Callable[[Any, Any], dict[str, float]] | None = None
 
     def options(self, **given: Any) -> TrainConfig:
-        """Gives the options: those that are given, else a trial run's or the data set's, else the usual ones."""
+        """Gives the options: what is given, else a trial run's, the preset's or the data set's, else the usual ones.
+
+        Raises:
+            UsageError: for a preset that the experiment doesn't have.
+        """
         usual: Any = self.config  # a dataclass: its attributes are the defaults
         trial = {"steps": 20, "report_every": 5, **self.smoke} if given.get("smoke") else {}
-        recipe = self.recipes.get({**trial, **given}.get("data", usual.data), {})
-        return self.config(**{**recipe, **trial, **given})
+        preset = given.get("preset")
+        if preset is None:
+            defaults = self.recipes.get({**trial, **given}.get("data", usual.data), {})
+        elif preset in self.presets:
+            defaults = self.presets[preset]
+        elif self.presets:
+            raise unknown("preset", preset, self.presets)
+        else:
+            raise UsageError(f"{self.name} has no presets")
+        if trial:  # a warm-up that fits into it
+            trial["warmup_steps"] = min(defaults.get("warmup_steps", usual.warmup_steps), 5)
+        return self.config(**{**defaults, **trial, **given})
+
+
+def command_line(options: Mapping[str, Any], prefix: str = "--") -> str:
+    """Writes options, by field name, as one would on the command line; of nested ones what isn't the default."""
+    written = []
+    for field_name, value in options.items():
+        name = f"{prefix}{field_name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            usual = type(value)()
+            changed = {
+                inner.name: getattr(value, inner.name)
+                for inner in dataclasses.fields(value)
+                if getattr(value, inner.name) != getattr(usual, inner.name)
+            }
+            written.append(command_line(changed, f"{name}."))
+        elif isinstance(value, bool):
+            written.append(name if value else f"{prefix}no-{name.removeprefix(prefix)}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            written.append(" ".join([name, *map(str, values)]))
+    return " ".join(written)
 
 
 def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:

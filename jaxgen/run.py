@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxgen import signals
 from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.experiment import Experiment, TrainConfig, held_out, optimizer_config
+from jaxgen.experiment import Experiment, TrainConfig, command_line, held_out, optimizer_config
 from jaxgen.run_directory import RunDirectory
 from jaxgen.train.hooks import Hook, format_figures, say
 
@@ -32,7 +32,11 @@ def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> NoRe
 def parse(experiment: Experiment, arguments: Sequence[str]) -> TrainConfig:
     """Reads an experiment's options; exits with code 2, and the nearest valid option, where they are wrong.
 
-    What isn't given has the default of a trial run, or of the recipe for the data set, where there is one.
+    What isn't given has the default of a trial run, of the preset, or of the recipe for the data set, where there is
+    one.
+
+    Raises:
+        UsageError: for an unknown preset, or values that can't be meant.
     """
     import tyro
 
@@ -42,15 +46,24 @@ def parse(experiment: Experiment, arguments: Sequence[str]) -> TrainConfig:
             args=arguments,
             default=default,
             prog=f"python -m experiments.{experiment.name}",
-            description=experiment.summary,
+            description="\n".join([experiment.summary, *_describe_presets(experiment)]),
         )
 
     # First only for the options that others' defaults depend on; help is to show these defaults.
-    first = read([argument for argument in arguments if argument not in _HELP], experiment.options())
-    decisive: dict[str, Any] = {"smoke": True} if first.smoke else {}
-    if first.data != experiment.options().data:
-        decisive["data"] = first.data
+    usual = experiment.options()
+    first = read([argument for argument in arguments if argument not in _HELP], usual)
+    decisive = {
+        name: getattr(first, name)
+        for name in ("smoke", "data", "preset")
+        if getattr(first, name) != getattr(usual, name)
+    }
     return read(arguments, experiment.options(**decisive))
+
+
+def _describe_presets(experiment: Experiment) -> list[str]:
+    return [
+        f"--preset {name} stands for {command_line(options)}" for name, options in experiment.presets.items()
+    ]
 
 
 def guard(action: Callable[[], Any], debug: bool) -> NoReturn:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from jaxgen.config import differences
+from jaxgen.config import completed, differences
 from jaxgen.errors import JaxgenError, UsageError
 from jaxgen.files import read_json, write_json
 
@@ -164,7 +164,11 @@ class RunDirectory:
                 f"{self.path} holds a run of {before.get('experiment')}, not of {record.get('experiment')}; "
                 "choose another --workdir"
             )
-        found = [line for name in _FIXED for line in differences(before.get(name), record.get(name), name)]
+        found = [
+            line
+            for name in _FIXED
+            for line in differences(completed(before.get(name)), record.get(name), name)
+        ]
         if found:
             raise UsageError(
                 f"{self.path} holds a run with another configuration ({'; '.join(found)}); "

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from jaxgen.config import describe, differences, rebuild
+from jaxgen.augment import Augmentation
+from jaxgen.config import completed, describe, differences, rebuild
 from jaxgen.errors import JaxgenError
 from jaxgen.models import ConvNet, FeedForward
 from jaxgen.optim import OptimizerConfig, Schedule
@@ -18,6 +19,10 @@ from jaxgen.tasks import ImageClassification, Regression
             FeedForward(widths=(3, 2), num_classes=4, dropout=0.5), "mse", class_names=("a", "b")
         ),
         ImageClassification(ConvNet(channels=(3,), num_classes=4), pixel_range=(0.0, 1.0)),
+        ImageClassification(
+            ConvNet(convolutions=2, padding="SAME"),
+            augmentation=Augmentation(shift=2.0, cutout=4, flip=True, fill="edge"),
+        ),
         Regression(
             FeedForward(num_classes=1), feature_mean=(1.0, 2.5), feature_scale=(1.0, 1.0), target_scale=3.0
         ),
@@ -49,3 +54,14 @@ def test_differences_name_the_fields():
     before, after = {"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}
     assert differences(before, after) == ["a.c: 2 -> 4", "d: 3 -> None"]
     assert differences(before, before) == []
+
+
+def test_fields_younger_than_a_description_have_their_defaults():
+    task = ImageClassification(ConvNet(channels=(3,)), label_smoothing=0.1)
+    described = describe(task)
+    older = json.loads(json.dumps(described))
+    del older["augmentation"], older["model"]["convolutions"], older["model"]["padding"]
+    assert rebuild(older) == task
+    assert completed(older) == described
+    own = {"kind": "somewhere:Own", "width": 3, "model": older["model"]}
+    assert completed(own) == {**own, "model": described["model"]}

@@ -70,6 +70,8 @@ def test_list_names_every_experiment():
     assert done.returncode == 0, done.stderr
     for path in (ROOT / "experiments").glob("[a-z]*.py"):
         assert path.stem in done.stdout
+    for preset in ("fast", "best"):
+        assert f"--preset {preset}" in done.stdout
 
 
 def test_compare_prints_a_table_and_draws(workdir, tmp_path):
@@ -89,6 +91,9 @@ def test_compare_prints_a_table_and_draws(workdir, tmp_path):
         (["experiments.mnist_fnn", "--optimiser", "sgd"], 2, "--optimizer"),
         (["experiments.mnist_fnn", "--batch-size", "many"], 2, "--batch-size"),
         (["experiments.mnist_fnn", "--loss", "l1"], 2, "cross_entropy"),
+        (["experiments.mnist_fnn", "--preset", "bets"], 2, "did you mean best?"),
+        (["experiments.mnist_fnn", "--augmentation.rotation", "200"], 2, "between 0 and 180 degrees"),
+        (["experiments.mnist_fnn", "--augmentation.rotate", "2"], 2, "--augmentation.rotation"),
         (
             ["experiments.mnist_fnn", "--data", "digits", "--batch-size", "0", "--workdir", "{tmp}"],
             2,

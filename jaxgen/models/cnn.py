@@ -21,10 +21,11 @@ from jaxgen.models.layers import (
 )
 
 _POOLINGS = {"max": max_pool, "average": average_pool}
+_PADDINGS = ("VALID", "SAME")
 
 
 class ConvNet(nn.Module):
-    """Stages of convolution (stride 1, no padding), activation and 2 x 2 pooling; then a `FeedForward`.
+    """Stages of convolution (stride 1), activation and 2 x 2 pooling; then a `FeedForward`.
 
     With the defaults, 28 x 28 pixels become 26, 13, 11 and 5 x 5 x 64, then 128, then the logits. Kernels
     start as Glorot's uniform distribution and biases at zero, as in Keras: see
@@ -32,7 +33,9 @@ class ConvNet(nn.Module):
 
     Attributes:
         channels: of the convolutions, one a stage.
+        convolutions: how many of them a stage has, each with its activation, before it pools.
         kernel_size: height and width of the convolutions' kernels.
+        padding: `VALID`, none, or `SAME`, with zeros, so that convolutions keep the size.
         pooling: `max` or `average`, of 2 x 2 with stride 2; an odd last row or column is dropped.
         widths: of the hidden dense layers.
         num_classes: width of the output.
@@ -48,7 +51,9 @@ class ConvNet(nn.Module):
     """
 
     channels: Sequence[int] = (32, 64)
+    convolutions: int = 1
     kernel_size: int = 3
+    padding: str = "VALID"
     pooling: str = "max"
     widths: Sequence[int] = (128,)
     num_classes: int = 10
@@ -62,6 +67,7 @@ class ConvNet(nn.Module):
         """Refuses impossible values before anything is computed."""
         check_sizes(
             channels=self.channels,
+            convolutions=(self.convolutions,),
             kernel_size=(self.kernel_size,),
             widths=self.widths,
             num_classes=(self.num_classes,),
@@ -70,6 +76,8 @@ class ConvNet(nn.Module):
         activation_function(self.activation)
         if self.pooling not in _POOLINGS:
             raise unknown("pooling", self.pooling, _POOLINGS)
+        if self.padding not in _PADDINGS:
+            raise unknown("padding", self.padding, _PADDINGS)
         self.dtype = dtype_name(self.dtype)
         super().__post_init__()
 
@@ -91,12 +99,24 @@ class ConvNet(nn.Module):
         self._check_image_size(*inputs.shape[1:3])
         hidden = jnp.asarray(inputs, self.dtype or jnp.float32)
         for stage, features in enumerate(self.channels):
-            hidden = self._convolution(features, f"conv_{stage}")(hidden)
-            if self.batch_norm:
-                norm = BatchNorm(axis_name=self.axis_name, name=f"norm_{stage}")
-                hidden = norm(hidden, train=train, mask=mask)
+            for index in range(self.convolutions):
+                name = f"{stage}_{index}" if index else f"{stage}"
+                hidden = self._convolution(features, f"conv_{name}")(self._pad(hidden))
+                if self.batch_norm:
+                    norm = BatchNorm(axis_name=self.axis_name, name=f"norm_{name}")
+                    hidden = norm(hidden, train=train, mask=mask)
+                if index < self.convolutions - 1:
+                    hidden = activation_function(self.activation)(hidden)
             hidden = self._activate_and_pool(hidden)
         return self._head()(hidden, train=train, mask=mask)
+
+    def _pad(
+        self, hidden: Float[Array, "batch height width features"]
+    ) -> Float[Array, "batch rows columns features"]:
+        if self.padding == "VALID":
+            return hidden
+        side = ((self.kernel_size - 1) // 2, self.kernel_size // 2)
+        return jnp.pad(hidden, ((0, 0), side, side, (0, 0)))
 
     def _convolution(self, features: int, name: str) -> nn.Conv:
         return nn.Conv(
@@ -132,10 +152,12 @@ class ConvNet(nn.Module):
 
     def _check_image_size(self, height: int, width: int) -> None:
         size = min(height, width)
+        lost = 0 if self.padding == "SAME" else self.convolutions * (self.kernel_size - 1)
         for _ in self.channels:
-            size = (size - self.kernel_size + 1) // 2
+            size = (size - lost) // 2
         if size < 1:
             raise UsageError(
                 f"images of {height} x {width} are too small for {len(self.channels)} stages with kernels of "
-                f"{self.kernel_size} x {self.kernel_size}: use fewer channels, a smaller kernel_size, or larger images"
+                f"{self.kernel_size} x {self.kernel_size}: use fewer channels, a smaller kernel_size, SAME padding, "
+                "or larger images"
             )

@@ -1,6 +1,6 @@
 """Image classification: cross-entropy or mean squared error over classes, accuracy and calibration."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import flax.linen as nn
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped
 
 from jaxgen import losses, metrics
+from jaxgen.augment import Augmentation, mix, mixup_partners, mixup_shares
 from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray, Mean, Metric
 from jaxgen.tasks.base import apply_model, infer, init_model
@@ -28,6 +29,7 @@ class ImageClassification:
         label_smoothing: part of each label that is spread evenly over all classes.
         pixel_range: what the byte values 0 and 255 become; images that are floats already are left alone.
         class_names: names for plots and tables; numbers when empty.
+        augmentation: random changes of the images in training.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class ImageClassification:
     label_smoothing: float = 0.0
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     class_names: tuple[str, ...] = ()
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
         """Makes the model's parameters and state for images of the example's shape."""
@@ -70,18 +73,41 @@ class ImageClassification:
     def loss(
         self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
     ) -> tuple[dict[str, Mean], Outputs]:
-        """Gives the objective as one term, and the accuracy; in evaluation also top-5 and calibration."""
-        labels, weights = batch["label"], batch.get("weight")
-        outputs, model_state = apply_model(
-            self.model, params, model_state, self.scale(batch["image"]), context, weights
-        )
+        """Gives the objective as one term, and the accuracy; in evaluation also top-5 and calibration.
+
+        In training the images are augmented. Mixup mixes within the block at hand, so under `pmap` and with
+        microbatches the mixtures are equal only in distribution; the accuracy is that against the label
+        with the larger share.
+        """
+        images, labels, weights = self.scale(batch["image"]), batch["label"], batch.get("weight")
+        mixture = None
+        if context.train:
+            rngs = context.example_rngs()
+            images = self.augmentation(rngs, images, background=self.pixel_range[0])
+            if self.augmentation.mixup:
+                shares = mixup_shares(rngs, self.augmentation.mixup)
+                partners = mixup_partners(jnp.ones(shares.shape) if weights is None else weights)
+                images, mixture = mix(images, partners, shares), (labels[partners], shares)
+        outputs, model_state = apply_model(self.model, params, model_state, images, context, weights)
         reported: dict[str, Metric] = {"accuracy": metrics.accuracy(outputs, labels, weights)}
         if not context.train:
             if outputs.shape[-1] > 10:  # of ten classes the right one is nearly always among five
                 reported["top_5_accuracy"] = metrics.top_k_accuracy(outputs, labels, 5, weights)
             if self.objective == "cross_entropy":
                 reported["calibration_error"] = metrics.calibration_error(outputs, labels, weights)
-        return {self.objective: self._term(outputs, labels, weights)}, Outputs(reported, model_state, carry)
+        term = self._term(outputs, labels, weights)
+        if mixture is not None:
+            term = self._mixed_term(outputs, labels, weights, *mixture)
+        return {self.objective: term}, Outputs(reported, model_state, carry)
+
+    def _mixed_term(
+        self, outputs: Array, labels: Array, weights: Array | None, others: Array, shares: Array
+    ) -> Mean:
+        # An example of weight w is one of weight share * w with its own label, and one of the rest with the other.
+        weights = jnp.ones(shares.shape) if weights is None else weights
+        return self._term(outputs, labels, shares * weights) + self._term(
+            outputs, others, (1 - shares) * weights
+        )
 
     def _term(self, outputs: Array, labels: Array, weights: Array | None) -> Mean:
         if self.objective == "cross_entropy":

@@ -24,6 +24,37 @@ def test_standard_recipes_have_their_published_sizes():
     assert count_parameters(params_of(ConvNet())) == 225_034
 
 
+class PlainNet(nn.Module):
+    """Two stages of two convolutions, written out in Flax's own layers."""
+
+    padding: str
+    kernel_size: int
+
+    @nn.compact
+    def __call__(self, hidden):
+        for name, features in (("conv_0", 3), ("conv_0_1", 3), ("conv_1", 4), ("conv_1_1", 4)):
+            layer = nn.Conv(features, (self.kernel_size,) * 2, padding=self.padding, name=name)
+            hidden = nn.relu(layer(hidden))
+            if name.endswith("_1") and name != "conv_1":
+                hidden = nn.max_pool(hidden, (2, 2), strides=(2, 2))
+        return hidden.reshape(len(hidden), -1)
+
+
+@pytest.mark.parametrize(("padding", "kernel_size"), [("VALID", 3), ("SAME", 3), ("SAME", 4)])
+def test_several_convolutions_a_stage_are_flaxs(padding, kernel_size):
+    model = ConvNet((3, 4), convolutions=2, kernel_size=kernel_size, padding=padding, widths=())
+    variables = model.init(jax.random.key(0), IMAGES)
+    params = dict(variables["params"])
+    layer = params.pop("head")["output"]
+    features = PlainNet(padding, kernel_size).apply({"params": params}, IMAGES)
+    expected = features @ layer["kernel"] + layer["bias"]
+    np.testing.assert_allclose(model.apply(variables, IMAGES), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_convolution_a_stage_has_the_parameters_it_always_had():
+    assert sorted(params_of(ConvNet(batch_norm=True))) == ["conv_0", "conv_1", "head", "norm_0", "norm_1"]
+
+
 @pytest.mark.parametrize("model", [FeedForward((8,)), ConvNet((3, 4), widths=(8,))])
 def test_logits_are_float32_in_every_compute_dtype(model):
     variables = model.init(jax.random.key(0), IMAGES)
@@ -120,6 +151,9 @@ def test_a_net_ignores_the_rest_of_its_batch():
         (lambda: FeedForward(dropout=1.0), "dropout is 1.0"),
         (lambda: FeedForward(dtype="int32"), "dtype 'int32'"),
         (lambda: ConvNet(pooling="mean"), "unknown pooling 'mean'"),
+        (lambda: ConvNet(padding="SMAE"), "unknown padding 'SMAE'; did you mean SAME"),
+        (lambda: ConvNet(convolutions=0), "convolutions must be positive, not 0"),
+        (lambda: params_of(ConvNet(convolutions=3), IMAGES[:, :16, :16]), "images of 16 x 16 are too small"),
         (lambda: params_of(ConvNet(), IMAGES[:, :8, :8]), "images of 8 x 8 are too small"),
     ],
 )

@@ -1,4 +1,7 @@
-"""The two exceptions to "the same function in every way", as what they are: batch norm and dropout."""
+"""Exceptions to "the same function in every way", as what they are: batch norm and dropout.
+
+The third one, mixup, is in `test_augmented_step.py`.
+"""
 
 import flax.linen as nn
 import jax
