@@ -88,7 +88,11 @@ class ImageConfig(TrainConfig):
     """The options of the experiments that classify images."""
 
     data: str = "mnist"
-    """The data set: mnist, digits (no network), fashion_mnist, or any tfds image-classification set."""
+    """The data set: mnist, digits (no network), any tfds image-classification set, or a folder with one a class."""
+    image_size: tuple[int, int] | None = None
+    """Height and width that images are resized to. By default they stay as they are."""
+    image_channels: Literal[1, 3] | None = None
+    """What images are converted to: 1 for grey, 3 for colour. By default they stay as they are."""
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     """What is minimised: cross-entropy, or mean squared error on one-hot targets."""
     label_smoothing: float = 0.0
@@ -118,7 +122,6 @@ class Experiment:
         needs: what an example of the data must have.
         smoke: options that make a trial run of it.
         recipes: other defaults of the options, by data set.
-        image_size: (height, width) that images are resized to; None leaves them as they are.
         baselines: simple rivals' figures on the test split, from (train, test) arrays.
     """
 
@@ -132,7 +135,6 @@ class Experiment:
     needs: tuple[str, ...]
     smoke: Mapping[str, Any] = field(default_factory=dict)
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    image_size: tuple[int, int] | None = None
     baselines: Callable[[Any, Any], dict[str, float]] | None = None
 
 
@@ -157,12 +159,33 @@ def smoke_config(experiment: Experiment, config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(config, **{"steps": 20, "report_every": 5, **experiment.smoke})
 
 
-def training_split(config: TrainConfig) -> tuple[str, str | None]:
-    """Gives the splits, in tfds notation, to train on and to validate on.
+def splits_to_load(config: TrainConfig) -> dict[str, str]:
+    """Gives what to load for each of the run's splits: `train`, perhaps `validation`, and `test`.
 
     Raises:
-        UsageError: for a fraction that leaves nothing on one side, or a part of a part.
+        UsageError: for a fraction that leaves nothing on one side, a part of a part, or a fraction of a folder.
+        JaxgenError: where the data is a folder that can't be used.
     """
+    from jaxgen.data import folder
+
+    if not folder.is_folder(config.data):
+        train, validation = _training_split(config)
+        return {
+            "train": train,
+            **({} if validation is None else {"validation": validation}),
+            "test": config.test_split,
+        }
+    if config.validation_fraction:
+        raise UsageError(
+            "--validation-fraction is for prepared sets: of a folder about a tenth is held out, or what lies in its "
+            "folder validation"
+        )
+    has_test = config.test_split != "test" or "test" in folder.split_names(config.data)
+    test = {"test": config.test_split} if has_test else {}
+    return {"train": config.train_split, "validation": "validation", **test}
+
+
+def _training_split(config: TrainConfig) -> tuple[str, str | None]:
     split = config.train_split
     fraction = config.validation_fraction
     if config.until_converged and fraction == 0:

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.experiment import Experiment, TrainConfig, optimizer_config, smoke_config, training_split
+from jaxgen.experiment import (
+    Experiment,
+    ImageConfig,
+    TrainConfig,
+    optimizer_config,
+    smoke_config,
+    splits_to_load,
+)
 from jaxgen.run_directory import RunDirectory
 
 
@@ -93,7 +100,7 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
         directory.remove_if_empty()
         raise
     if not result.finished_before:
-        test = splits.get("test", splits["train"])
+        test = splits[next(name for name in ("test", "validation", "train") if name in splits)]
         if experiment.baselines is not None:
             directory.finish(
                 {**result.figures, **experiment.baselines(splits["train"].arrays(), test.arrays())}
@@ -155,23 +162,31 @@ def _horizon(directory: RunDirectory, steps: int) -> int:
 
 
 def _load_splits(experiment: Experiment, config: TrainConfig) -> dict[str, Any]:
+    from jaxgen.data import folder
     from jaxgen.data.sources import load
 
     if config.epochs < 1 or (config.steps is not None and config.steps < 1):
         raise UsageError("--epochs and --steps must be at least 1")
-    train, validation = training_split(config)
-    wanted = {"train": train, "validation": validation, "test": config.test_split}
+    conversion: dict[str, Any] = {}
+    if isinstance(config, ImageConfig):
+        conversion = {"image_size": config.image_size, "image_channels": config.image_channels}
     splits = {
-        name: load(config.data, split, data_dir=config.data_dir, image_size=experiment.image_size)
-        for name, split in wanted.items()
-        if split is not None
+        name: load(config.data, split, data_dir=config.data_dir, **conversion)
+        for name, split in splits_to_load(config).items()
     }
+    if None in splits["train"].shape:
+        raise UsageError(
+            f"the images of {config.data} differ in size: resize them with --image-size, such as --image-size 64 64"
+        )
     found = splits["train"][0]
     if any(name not in found for name in experiment.needs):
         raise UsageError(
             f"{experiment.name} needs data with {' and '.join(experiment.needs)}; {config.data} has "
             f"{' and '.join(found)}"
         )
+    if folder.is_folder(config.data):
+        counts = ", ".join(f"{len(source):,} for {name}" for name, source in splits.items())
+        _say(f"pictures of {', '.join(splits['train'].class_names)}: {counts}")
     return splits
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxgen.config import describe
+from jaxgen.data.description import describe_examples, describe_splits
 from jaxgen.data.pipeline import BatchOrder
 from jaxgen.data.sources import Source, from_arrays
 from jaxgen.errors import UsageError
@@ -178,6 +179,7 @@ def fit(
     check_batch_size(batch_size, mesh.size * accumulate * getattr(optimizer, "slices", 1))
     if directory is not None:
         described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
+        described |= describe_examples(train)
         directory.begin({**described, **(record or {}), "device_count": mesh.size}, length)
     indices, weights = order(0)
     example = {**train.gather(indices), "weight": weights}
@@ -328,18 +330,6 @@ def abstract(state: TrainState) -> TrainState:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
-
-
-def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, Any]:
-    """Describes the data of a run: the set's name, and the part of it that each split is."""
-    parts = {"train": train, **splits}
-    return {
-        "name": train.name,
-        "splits": {name: source.split for name, source in parts.items()},
-        "num_examples": {name: len(source) for name, source in parts.items()},
-        "image_size": train.image_size,
-        "version": train.version,
-    }
 
 
 def _sources(data: Data, validation: Data | None, test: Data | None) -> tuple[Source, dict[str, Source]]:
