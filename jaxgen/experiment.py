@@ -26,7 +26,7 @@ class TrainConfig:
     """The options that every experiment has; each gives them its own defaults."""
 
     data: str
-    """The data set: an embedded one (digits, diabetes) or a tfds name."""
+    """The data set: an embedded one (digits, diabetes), a tfds name, or the path of a folder of pictures."""
     data_dir: Path | None = None
     """Where prepared sets lie. By default TFDS_DATA_DIR, or tfds's own directory."""
     train_split: str = "train"

@@ -156,13 +156,14 @@ def prediction_sheet(
     rows = -(-len(images) // columns)
     figure = new_figure(max(1.5 * columns, 4.0), 1.85 * rows + 0.45)
     which = f"the first {len(images)} of {total:,} pictures" if total > len(images) else f"{total:,} pictures"
-    figure.suptitle(f"{'1 picture' if total == 1 else which}, as the model saw them")
+    figure.suptitle("as the model saw it" if total == 1 else f"{which}, as the model saw them")
     pixels, _ = _displayable(images)
     for place, (picture, shares) in enumerate(zip(pixels, probabilities, strict=True)):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
-        predicted = _shortened(class_names[shares.argmax()])
-        axes.set_title(f"{predicted}\n{100 * shares.max():.1f} %", fontsize=8, pad=3)
+        predicted, share = _shortened(class_names[shares.argmax()]), f"({100 * shares.max():.1f} %)"
+        between = " " if len(predicted) + len(share) < _NAME_LENGTH else "\n"
+        axes.set_title(f"{predicted}{between}{share}", fontsize=8, pad=3)
         axes.set_xlabel(_shortened(file_names[place]), fontsize=6, color=GREY, labelpad=3)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#D0D0D0")

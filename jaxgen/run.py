@@ -1,6 +1,7 @@
 """`run`: carries an experiment through, from the command line to a run directory with figures and plots."""
 
 import datetime
+import io
 import os
 import shlex
 import signal
@@ -56,6 +57,10 @@ def guard(action: Callable[[], Any], debug: bool) -> NoReturn:
     """Carries out an action and exits, with one line for the person in place of a traceback."""
     from jaxgen.train.loop import Interrupted
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="surrogateescape"
+        )  # paths whose bytes are no UTF-8 are printed as they are
     try:
         action()
     except JaxgenError as error:

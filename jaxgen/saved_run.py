@@ -53,10 +53,10 @@ class SavedRun:
             image_size=data["image_size"],
             image_channels=data.get("image_channels"),  # runs of the first version have none
         )
-        self._check_unchanged(source, split)
+        self._check_unchanged(source)
         return source
 
-    def _check_unchanged(self, source: Source, split: str) -> None:
+    def _check_unchanged(self, source: Source) -> None:
         """Says where the data isn't what the run was trained on any more; refuses other classes."""
         names = getattr(self.task, "class_names", ())
         if names and source.class_names and names != source.class_names:
@@ -68,8 +68,8 @@ class SavedRun:
         if source.version != data["version"] and not self._said_changed:
             self._said_changed = True
             _say(
-                f"{shown(source.name)} has changed since the run began: {split} has {len(source):,} examples, and had "
-                f"{data['num_examples'][split]:,}"
+                f"{shown(source.name)} has changed since the run began (version {data['version']} then, {source.version} "
+                "now): the figures are those of what is there now"
             )
 
     @cached_property
