@@ -68,8 +68,8 @@ class SavedRun:
         if source.version != data["version"] and not self._said_changed:
             self._said_changed = True
             _say(
-                f"{shown(source.name)} has changed since the run began (version {data['version']} then, {source.version} "
-                "now): the figures are those of what is there now"
+                f"{shown(source.name)} has changed since the run began (from {data['version']} to "
+                f"{source.version}): the figures are those of what is there now"
             )
 
     @cached_property
