@@ -120,7 +120,7 @@ def test_bad_files_are_told_and_the_rest_goes_on(digits_run, digits, tmp_path, c
     (tmp_path / "notes\n.txt").write_text("no picture")
     Image.fromarray(digits["image"][0, ..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
     (tmp_path / ".DS_Store").touch()
-    code, printed, errors = command("predict", digits_run, tmp_path, tmp_path / "gone.png", capsys=capsys)
+    code, _, errors = command("predict", digits_run, tmp_path, tmp_path / "gone.png", capsys=capsys)
     assert code == 1
     assert errors.splitlines() == [
         f"jaxgen: {tmp_path}/cut.png is damaged or cut off",

@@ -18,6 +18,9 @@ _WORKING_SIZE = 400
 
 Grey = UInt8[np.ndarray, "height width"]
 Levels = Float[np.ndarray, "height width"]
+# Of another size than what it is made from.
+NewGrey = UInt8[np.ndarray, "new_height new_width"]
+NewLevels = Float[np.ndarray, "new_height new_width"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def find_strokes(source: Source) -> Strokes | None:
     return Strokes(round(background), extent if centred else None, width)
 
 
-def as_strokes(picture: Grey, size: tuple[int, int], strokes: Strokes) -> tuple[Grey, bool]:
+def as_strokes(picture: Grey, size: tuple[int, int], strokes: Strokes) -> tuple[NewGrey, bool]:
     """Makes of a picture what the set's images are: light on dark, and of their size.
 
     One of another size is cropped to its strokes and drawn as the set's are: as large, no thinner, centred by their
@@ -98,7 +101,7 @@ def _is_dark_on_light(picture: Grey) -> bool:
     return bool(darker > max(lighter, _CONTRAST))
 
 
-def _centred(picture: Grey, size: tuple[int, int], strokes: Strokes) -> Grey:
+def _centred(picture: Grey, size: tuple[int, int], strokes: Strokes) -> NewGrey:
     height, width = size
     ink = _ink(picture)
     mask = ink > _STROKE
@@ -130,7 +133,7 @@ def _thickened(ink: Image.Image, by: float) -> Image.Image:
     return ink
 
 
-def _ink(picture: Grey) -> Levels:
+def _ink(picture: Grey) -> NewLevels:
     """Gives how much of a stroke each pixel is, 0 to 1, at the working size; all 0 where nothing stands out."""
     image = _reduced(picture)
     if min(image.size) >= 64:
@@ -157,7 +160,7 @@ def _ground(image: Image.Image) -> Image.Image:
     return smooth.resize(image.size, Image.Resampling.BILINEAR)
 
 
-def _place(drawn: Levels, height: int, width: int) -> Levels:
+def _place(drawn: Levels, height: int, width: int) -> NewLevels:
     """Puts strokes on an empty image so that their centre of mass lies in its middle, or as near as they fit."""
     canvas = np.zeros((height, width), np.float32)
     drawn = drawn[:height, :width]
