@@ -1,4 +1,4 @@
-"""The command line: `jaxgen list | evaluate | plot | compare | data prepare`."""
+"""The command line: `jaxgen list | evaluate | plot | predict | compare | data prepare`."""
 
 import importlib
 import pkgutil
@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
-from jaxgen.errors import JaxgenError, UsageError, unknown
+from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 from jaxgen.experiment import Experiment
 from jaxgen.run import guard
 
@@ -18,7 +18,7 @@ _app = SubcommandApp()
 _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
-_COMMANDS = ("compare", "data", "evaluate", "list", "plot")
+_COMMANDS = ("compare", "data", "evaluate", "list", "plot", "predict")
 _Run = Annotated[Positional[Path], arg(metavar="RUN")]
 
 
@@ -70,6 +70,49 @@ def plot(run: _Run, data_dir: Path | None = None) -> None:
 
     for path in SavedRun(run, data_dir).plot():
         print(path)
+
+
+@_app.command
+def predict(
+    run: _Run,
+    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ...")],
+    output: Path | None = None,
+    data_dir: Path | None = None,
+) -> None:
+    """Predict the classes of pictures: a table, a CSV of all probabilities, and a sheet of the pictures beside it.
+
+    Args:
+        run: the run directory.
+        files: pictures (PNG, JPEG, BMP, GIF), and folders of them.
+        output: where the CSV goes; by default predictions.csv in the run directory.
+        data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
+    """
+    from rich.console import Console
+
+    from jaxgen import predict as prediction
+    from jaxgen.saved_run import SavedRun
+
+    output = run / "predictions.csv" if output is None else output
+    if output.suffix != ".csv":
+        raise UsageError(f"the predictions are a CSV: --output {output.with_suffix('.csv')}")
+    if not files:
+        raise UsageError("give the pictures to predict, files or folders of them")
+    saved = SavedRun(run, data_dir)
+    predictions, failed = [], 0
+    for outcome in prediction.predict(saved, files):
+        if isinstance(outcome, prediction.Prediction):
+            predictions.append(outcome)
+        else:
+            failed += 1
+            print(f"jaxgen: {outcome}", file=sys.stderr)
+    if predictions:
+        names = saved.task.class_names or tuple(map(str, range(len(predictions[0].probabilities))))
+        if line := prediction.inverted_line(predictions):
+            print(line)
+        Console().print(prediction.table(predictions, names))
+        print("\n".join(map(shown, prediction.save(predictions, names, output))))
+    if failed:
+        raise JaxgenError(f"{failed} of {failed + len(predictions)} files can't be predicted")
 
 
 @_app.command

@@ -1,6 +1,7 @@
 """Errors that are for people: one line that says what was wrong and what to do about it."""
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -28,3 +29,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
         return UsageError(f"unknown {kind} {name!r}; did you mean {' or '.join(near)}?")
     shown = names if len(names) <= 12 else [*names[:12], f"and {len(names) - 12} more"]
     return UsageError(f"unknown {kind} {name!r}; known: {', '.join(shown)}")
+
+
+def shown(name: str | os.PathLike[str]) -> str:
+    r"""Gives a file's name on one line: what can't be printed (newlines, bytes that are no UTF-8) is escaped, as \n."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )

@@ -1,5 +1,6 @@
 """Experiments: what one is made of, the options that all share, and how its options become a run's parts."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ class TrainConfig:
     preset: str | None = None
     """Other defaults of the options, by name: see above. Options on the command line still count."""
     data: str
-    """The data set: an embedded one (digits, diabetes) or a tfds name."""
+    """The data set: an embedded one (digits, diabetes), a tfds name, or the path of a folder of pictures."""
     data_dir: Path | None = None
     """Where prepared sets lie. By default TFDS_DATA_DIR, or tfds's own directory."""
     train_split: str = "train"
@@ -90,7 +91,11 @@ class ImageConfig(TrainConfig):
     """The options of the experiments that classify images."""
 
     data: str = "mnist"
-    """The data set: mnist, digits (no network), fashion_mnist, or any tfds image-classification set."""
+    """The data set: mnist, digits (no network), any tfds image-classification set, or a folder with one a class."""
+    image_size: tuple[int, int] | None = None
+    """Height and width that images are resized to. By default they stay as they are."""
+    image_channels: Literal[1, 3] | None = None
+    """What images are converted to: 1 for grey, 3 for colour. By default they stay as they are."""
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     """What is minimised: cross-entropy, or mean squared error on one-hot targets."""
     label_smoothing: float = 0.0
@@ -124,7 +129,6 @@ class Experiment:
         recipes: other defaults of the options, by data set.
         presets: other defaults of the options, by name, for `--preset`; complete ones, so that they take the
             place of the data set's recipe.
-        image_size: (height, width) that images are resized to; None leaves them as they are.
         baselines: simple rivals' figures on the test split, from (train, test) arrays.
     """
 
@@ -139,7 +143,6 @@ class Experiment:
     smoke: Mapping[str, Any] = field(default_factory=dict)
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    image_size: tuple[int, int] | None = None
     baselines: Callable[[Any, Any], dict[str, float]] | None = None
 
     def options(self, **given: Any) -> TrainConfig:
@@ -205,21 +208,3 @@ def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
     return OptimizerConfig(
         name=config.optimizer, schedule=schedule, weight_decay=config.weight_decay, clip_norm=config.clip_norm
     )
-
-
-def held_out(config: TrainConfig) -> float:
-    """Gives the part of the training split that is held out for validation; 0 for none.
-
-    Raises:
-        UsageError: for a fraction that leaves nothing on one side, or a part of a part.
-    """
-    fraction = config.validation_fraction
-    if config.until_converged and fraction == 0:
-        fraction = 0.1
-    if not 0 <= fraction < 1:
-        raise UsageError(f"--validation-fraction must be at least 0 and below 1, not {fraction}")
-    if fraction and "[" in config.train_split:
-        raise UsageError(
-            f"--train-split {config.train_split} is a part already: hold out validation from a whole split"
-        )
-    return fraction

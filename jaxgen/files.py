@@ -9,6 +9,25 @@ from typing import Any, TextIO
 from jaxgen.errors import JaxgenError
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that a reader, or a crash, sees either as it was or complete.
+
+    Raises:
+        JaxgenError: the disk is full, or the file can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise JaxgenError(f"could not write {path}: {error.strerror}") from error
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes a JSON file that a reader, or a crash, sees either as it was or complete.
 
@@ -19,7 +38,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         text = json.dumps(value, indent=2)
     except (TypeError, ValueError) as error:
         raise JaxgenError(f"could not write {path}: {error}") from error
-    _replace(Path(path), text + "\n")
+    write_text(Path(path), text + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -102,19 +121,4 @@ def truncate_after(path: str | os.PathLike[str], step: int) -> None:
         if keep:
             kept.append(line + b"\n")
     if b"".join(kept) != content:
-        _replace(path, b"".join(kept).decode())
-
-
-def _replace(path: Path, text: str) -> None:
-    """Replaces a file's content by way of a temporary file in its directory, synced to disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise JaxgenError(f"could not write {path}: {error.strerror}") from error
+        write_text(path, b"".join(kept).decode())

@@ -6,6 +6,7 @@ No function goes through pyplot: a notebook's own figures, backend and style sta
 import contextlib
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from jaxgen.errors import JaxgenError
 from jaxgen.plot_curves import compare_curves, curves
-from jaxgen.plot_style import COLOURS, INK, declutter, message, new_figure, styled
+from jaxgen.plot_style import COLOURS, GREY, INK, declutter, message, new_figure, styled
 
 __all__ = [
     "compare_curves",
@@ -27,6 +28,7 @@ __all__ = [
     "curves",
     "first_layer_filters",
     "predicted_against_true",
+    "prediction_sheet",
     "save",
     "worst_mistakes",
 ]
@@ -34,6 +36,7 @@ __all__ = [
 _MAX_CLASSES_WITH_COUNTS = 25
 _MAX_CLASSES_WITH_NAMES = 50
 _NAME_LENGTH = 22
+MOST_ON_A_SHEET = 60
 
 
 @styled
@@ -127,6 +130,41 @@ def worst_mistakes(
         if len(predicted) > _NAME_LENGTH - len(share):
             lines = f"{true}\n→ {predicted}\n{share}"
         axes.set_title(lines, fontsize=8, pad=3)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_color("#D0D0D0")
+    return figure
+
+
+@styled
+def prediction_sheet(
+    images: Shaped[np.ndarray, "pictures height width channels"],
+    probabilities: Float[np.ndarray, "pictures classes"],
+    class_names: Sequence[str],
+    file_names: Sequence[str],
+    total: int,
+) -> Figure:
+    """Draws pictures as a model sees them, each with its file's name and what it was taken for.
+
+    Args:
+        images: grey or colour, as for `worst_mistakes`; `MOST_ON_A_SHEET` at most.
+        probabilities: of each class.
+        class_names: a name a class.
+        file_names: a name a picture.
+        total: how many pictures there are beyond the sheet's, and with them.
+    """
+    columns = min(6, len(images))
+    rows = -(-len(images) // columns)
+    figure = new_figure(max(1.5 * columns, 4.0), 1.85 * rows + 0.45)
+    which = f"the first {len(images)} of {total:,} pictures" if total > len(images) else f"{total:,} pictures"
+    figure.suptitle("as the model saw it" if total == 1 else f"{which}, as the model saw them")
+    pixels, _ = _displayable(images)
+    for place, (picture, shares) in enumerate(zip(pixels, probabilities, strict=True)):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        predicted, share = _shortened(class_names[shares.argmax()]), f"({100 * shares.max():.1f} %)"
+        between = " " if len(predicted) + len(share) < _NAME_LENGTH else "\n"
+        axes.set_title(f"{predicted}{between}{share}", fontsize=8, pad=3)
+        axes.set_xlabel(_shortened(file_names[place]), fontsize=6, color=GREY, labelpad=3)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#D0D0D0")
     return figure
@@ -233,7 +271,10 @@ def save(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
         temporary = directory / f".{name}.png.{os.getpid()}.tmp"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            figure.savefig(temporary, format="png")
+            with warnings.catch_warnings():
+                # A name may hold letters that the font lacks; a box stands for each.
+                warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+                figure.savefig(temporary, format="png")
             temporary.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -260,7 +301,9 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
+    """Gives a name that has room, in which dollars don't begin a formula."""
+    short = name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
+    return short.replace("$", r"\$")
 
 
 def _displayable(images: np.ndarray) -> tuple[np.ndarray, str]:

@@ -1,6 +1,7 @@
 """`run`: carries an experiment through, from the command line to a run directory with figures and plots."""
 
 import datetime
+import io
 import logging
 import os
 import shlex
@@ -14,9 +15,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxgen import signals
-from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.experiment import Experiment, TrainConfig, command_line, held_out, optimizer_config
+from jaxgen.data import folder
+from jaxgen.errors import JaxgenError
+from jaxgen.experiment import Experiment, TrainConfig, command_line, optimizer_config
 from jaxgen.run_directory import RunDirectory
+from jaxgen.splits import load_splits
 from jaxgen.train.hooks import Hook, format_figures, say
 
 _HELP = ("-h", "--help")
@@ -73,6 +76,9 @@ def guard(action: Callable[[], Any], debug: bool) -> NoReturn:
     # When a save fails, Orbax no longer waits for its other writes, and their own failures come out of nowhere.
     sys.unraisablehook = _report_unless_late
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Paths whose bytes are no UTF-8 are printed as they are.
+        sys.stdout.reconfigure(errors="surrogateescape")
     try:
         action()
     except JaxgenError as error:
@@ -105,7 +111,10 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
     directory.make()
     try:
-        splits = _load_splits(experiment, config, directory)
+        splits = load_splits(experiment, config, config.data_dir or directory.data_dir())
+        if folder.is_folder(config.data):
+            counts = ", ".join(f"{len(source):,} for {name}" for name, source in splits.items())
+            _say(f"pictures of {', '.join(splits['train'].class_names)}: {counts}")
         task = experiment.task(config, splits["train"])
         signals.raise_if_caught()
         _fit(experiment, config, task, splits, directory)
@@ -174,32 +183,6 @@ def _horizon(directory: RunDirectory, steps: int) -> int:
     return recorded or steps
 
 
-def _load_splits(experiment: Experiment, config: TrainConfig, directory: RunDirectory) -> dict[str, Any]:
-    from jaxgen.data.sources import load
-
-    if config.epochs < 1 or (config.steps is not None and config.steps < 1) or config.patience < 1:
-        raise UsageError("--epochs, --steps and --patience must be at least 1")
-    data_dir = config.data_dir or directory.data_dir()
-
-    def read(split: str) -> Any:
-        return load(config.data, split, data_dir=data_dir, image_size=experiment.image_size)
-
-    fraction = held_out(config)
-    splits = {"train": read(config.train_split), "test": read(config.test_split)}
-    if fraction:
-        kept = _kept(fraction, len(splits["train"]))
-        splits["train"], splits["validation"] = (
-            read(f"{config.train_split}[{part}]") for part in (f":{kept}", f"{kept}:")
-        )
-    found = splits["train"][0]
-    if any(name not in found for name in experiment.needs):
-        raise UsageError(
-            f"{experiment.name} needs data with {' and '.join(experiment.needs)}; {config.data} has "
-            f"{' and '.join(found)}"
-        )
-    return splits
-
-
 class _Epilogue(Hook):
     """What an experiment does beside its training: says where, and draws and compares before the run is finished."""
 
@@ -216,20 +199,11 @@ class _Epilogue(Hook):
         """Adds the rivals' figures, and draws the plots."""
         from jaxgen.saved_run import draw_plots
 
-        train, test = self._splits["train"], self._splits["test"]
+        train = self._splits["train"]
+        test = self._splits[next(name for name in ("test", "validation", "train") if name in self._splits)]
         if self._experiment.baselines is not None:
             figures.update(self._experiment.baselines(train.arrays(), test.arrays()))
         draw_plots(self._directory, self._task, state, test)
-
-
-def _kept(fraction: float, size: int) -> str:
-    """Writes where validation begins, for tfds: in percent where they are whole, else as a number of examples."""
-    percent = 100 * (1 - fraction)
-    kept = size - round(fraction * size)
-    if not 0 < kept < size:
-        raise UsageError(f"--validation-fraction {fraction} of {size} examples leaves nothing on one side")
-    whole = abs(percent - round(percent)) < 1e-9 and 0 < round(percent) < 100
-    return f"{round(percent)}%" if whole else str(kept)
 
 
 def _new_directory(name: str) -> Path:

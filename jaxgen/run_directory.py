@@ -169,6 +169,11 @@ class RunDirectory:
             for name in _FIXED
             for line in differences(completed(before.get(name)), record.get(name), name)
         ]
+        if found and all(line.startswith(("data.num_examples", "data.version")) for line in found):
+            raise UsageError(
+                f"the data of the run in {self.path} has changed since it began ({'; '.join(found)}): "
+                "put it back to go on, or choose another --workdir"
+            )
         if found:
             raise UsageError(
                 f"{self.path} holds a run with another configuration ({'; '.join(found)}); "

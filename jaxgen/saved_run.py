@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxgen.config import rebuild
 from jaxgen.data.sources import Source, load
-from jaxgen.errors import UsageError
+from jaxgen.data.strokes import Strokes, find_strokes
+from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.files import read_lines
 from jaxgen.parallel import make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
@@ -32,6 +34,7 @@ class SavedRun:
         self.directory = RunDirectory(path)
         self.config = self.directory.config()
         self._data_dir = data_dir or self.directory.data_dir()
+        self._said_changed = False
 
     @cached_property
     def task(self) -> Any:
@@ -43,9 +46,51 @@ class SavedRun:
         data = self.config["data"]
         if split not in data["splits"]:
             raise UsageError(f"the run has no split {split!r}; it has {', '.join(data['splits'])}")
-        return load(
-            data["name"], data["splits"][split], data_dir=self._data_dir, image_size=data["image_size"]
+        source = load(
+            data["name"],
+            data["splits"][split],
+            data_dir=self._data_dir,
+            image_size=data["image_size"],
+            image_channels=data.get("image_channels"),  # runs of the first version have none
         )
+        self._check_unchanged(source)
+        return source
+
+    def _check_unchanged(self, source: Source) -> None:
+        """Says where the data isn't what the run was trained on any more; refuses other classes."""
+        names = getattr(self.task, "class_names", ())
+        if names and source.class_names and names != source.class_names:
+            changed = sorted({*names} ^ {*source.class_names}) or ["their order"]
+            raise JaxgenError(
+                f"{shown(source.name)} has other classes than the run was trained on: {', '.join(changed)}"
+            )
+        data = self.config["data"]
+        if source.version != data["version"] and not self._said_changed:
+            self._said_changed = True
+            _say(
+                f"{shown(source.name)} has changed since the run began (from {data['version']} to "
+                f"{source.version}): the figures are those of what is there now"
+            )
+
+    @cached_property
+    def example(self) -> dict[str, np.ndarray]:
+        """A batch of one example as the run was trained on, all zero: its shapes and types."""
+        recorded = self.config.get("example")
+        if recorded is None:  # runs of the first version
+            found = self.source(self.default_split).gather([0])
+            return {name: np.zeros_like(values) for name, values in found.items()}
+        return {
+            name: np.zeros((1, *array["shape"]), jax.numpy.dtype(array["dtype"]))
+            for name, array in recorded.items()
+        }
+
+    @cached_property
+    def strokes(self) -> Strokes | None:
+        """How the training images show light strokes on a dark ground, where they do."""
+        if "strokes" not in self.config:  # runs of the first version
+            return find_strokes(self.source("train"))
+        recorded = self.config["strokes"]
+        return None if recorded is None else Strokes(**recorded)
 
     @cached_property
     def state(self) -> TrainState:
@@ -53,8 +98,7 @@ class SavedRun:
 
         It is that of the best validation loss where the run has a validation split, else the last one.
         """
-        example = self.source(self.default_split).gather([0])
-        params, model_state = jax.eval_shape(self.task.init, jax.random.key(0), example)
+        params, model_state = jax.eval_shape(self.task.init, jax.random.key(0), self.example)
         target = {"params": params, "model_state": model_state}
         if self.config["training"]["ema_decay"] is not None:
             target["ema_params"] = params
@@ -74,7 +118,8 @@ class SavedRun:
     @property
     def default_split(self) -> str:
         """The split to show: `test`, or what there is."""
-        return "test" if "test" in self.config["data"]["splits"] else "train"
+        available = self.config["data"]["splits"]
+        return next(name for name in ("test", "validation", "train") if name in available)
 
     def evaluate(self, splits: tuple[str, ...] = ()) -> dict[str, float]:
         """Gives the figures of the trained state; by default on all splits but the training one."""

@@ -302,3 +302,23 @@ class TestApartFromTheUser:
     def test_pyplot_is_not_loaded(self):
         code = "from jaxgen import plots; plots.curves([]); import sys; sys.exit('matplotlib.pyplot' in sys.modules)"
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class TestPredictionSheet:
+    def test_says_what_each_picture_was_taken_for(self):
+        images = np.zeros((2, 4, 5, 1), np.uint8)
+        images[0, 1:3, 1:3] = 255
+        shares = np.array([[0.25, 0.75], [0.9, 0.1]])
+        figure = plots.prediction_sheet(images, shares, ("a", "b"), ["one.png", "$x$.png"], total=7)
+        assert [axes.get_title() for axes in figure.axes] == ["b (75.0 %)", "a (90.0 %)"]
+        assert "the first 2 of 7 pictures, as the model saw them" in reading(figure)
+        np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), images[0, ..., 0] / 255)
+        assert figure.axes[0].images[0].cmap.name == "gray", "light strokes stay light: the model saw them so"
+
+    def test_odd_names_are_drawn_as_they_are(self, tmp_path, recwarn):
+        images = np.zeros((3, 4, 5, 3), np.uint8)
+        names = ["$\\frac$", "漢字", "a" * 80]
+        figure = plots.prediction_sheet(images, np.eye(3), names, names, total=3)
+        (path,) = plots.save({"sheet": figure}, tmp_path)
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert [str(warning.message) for warning in recwarn] == []

@@ -6,6 +6,7 @@ import fcntl
 import io
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,15 @@ def prepared(name: str, data_dir: Path | str | None = None) -> Any:
     if builder.is_prepared():
         return builder
     return build(builder, name, directory)
+
+
+def known(name: str) -> bool:
+    """Tells whether a name, be it with a configuration or a version, is that of an embedded set or of tfds's."""
+    import tensorflow_datasets as tfds
+
+    from jaxgen.data import embedded  # noqa: F401
+
+    return re.split("[/:]", name)[0] in tfds.core.registered.list_imported_builders()
 
 
 def find(name: str, directory: Path) -> Any:

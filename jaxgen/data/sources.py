@@ -44,7 +44,8 @@ class Source:
         class_names: their names; empty where there are none.
         shape: of one input: (height, width, channels), None where it differs, or (features,).
         image_size: (height, width) that images are resized to, or None.
-        version: of the set, where it has one.
+        image_channels: 1 or 3, which images are converted to, or None.
+        version: of the set, where it has one; of a folder, a digest of its pictures.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Source:
     class_names: tuple[str, ...] = field(default=(), repr=False)
     shape: tuple[int | None, ...] = ()
     image_size: tuple[int, int] | None = None
+    image_channels: int | None = None
     version: str | None = None
 
     def __len__(self) -> int:
@@ -82,7 +84,7 @@ class Source:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Reads the whole split, in order, by several threads."""
-        if isinstance(self.reader, _InMemory):
+        if isinstance(self.reader, InMemory):
             return dict(self.reader.arrays)
         threads = os.cpu_count() or 1
         pieces = np.array_split(np.arange(len(self)), max(1, min(2 * threads, len(self) // _PIECE)))
@@ -92,13 +94,16 @@ class Source:
 
 
 @dataclass(frozen=True)
-class _InMemory:
+class InMemory:
+    """A reader of arrays."""
+
     arrays: Mapping[str, np.ndarray]
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))
 
     def __call__(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Reads examples, at least one, by index."""
         return {key: values[rows] for key, values in self.arrays.items()}
 
 
@@ -130,7 +135,7 @@ def from_arrays(arrays: Mapping[str, Any], *, name: str = "arrays", split: str =
     if "image" in held and held["image"].ndim == 3:
         held["image"] = held["image"][..., None]
     inputs = next((held[key] for key in ("image", "features") if key in held), next(iter(held.values())))
-    return Source(name, split, _InMemory(held), num_classes, shape=inputs.shape[1:])
+    return Source(name, split, InMemory(held), num_classes, shape=inputs.shape[1:])
 
 
 def _plain(key: str, values: Any, split: str) -> np.ndarray:
@@ -144,22 +149,38 @@ def _plain(key: str, values: Any, split: str) -> np.ndarray:
 
 
 def load(
-    name: str, split: str, *, data_dir: Path | str | None = None, image_size: Sequence[int] | None = None
+    name: str,
+    split: str,
+    *,
+    data_dir: Path | str | None = None,
+    image_size: Sequence[int] | None = None,
+    image_channels: int | None = None,
 ) -> Source:
     """Loads a split of a data set, and prepares the set on first use.
 
     Args:
-        name: `digits` or `diabetes`, which need no network, or any tfds image-classification set.
-        split: in tfds notation: `train`, `train[:90%]`, `train[55000:]`, `test`.
+        name: `digits` or `diabetes`, which need no network, any tfds image-classification set, or the path of a
+            folder with a subfolder of pictures a class, see `jaxgen.data.folder`.
+        split: in tfds notation: `train`, `train[:90%]`, `train[55000:]`, `test`; of a folder, by name alone.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
         image_size: (height, width) to resize images to.
+        image_channels: 1 to convert images to grey, 3 to colour.
 
     Raises:
-        UsageError: for an unknown set or split, or a set of another kind.
+        UsageError: for an unknown set or split, a set of another kind, or a size or channels that can't be.
         JaxgenError: where the set can't be had or read.
     """
-    from jaxgen.data import builders
+    from jaxgen.data import builders, folder
 
+    size = None if image_size is None else (int(image_size[0]), int(image_size[1]))
+    if size is not None and min(size) < 1:
+        raise UsageError(
+            f"images can't be resized to {size[0]} x {size[1]}: give a height and a width from 1"
+        )
+    if image_channels not in (None, 1, 3):
+        raise UsageError(f"images have 1 channel (grey) or 3 (colour), not {image_channels}")
+    if folder.is_folder(name):
+        return folder.load(name, split, size, image_channels)
     builder = builders.prepared(name, data_dir)
     records = _Records(builders.records(builder, name, split), str(builder.data_path))
     version = str(builder.version)
@@ -169,15 +190,16 @@ def load(
             name, split, _Rows(records), shape=builder.info.features["features"].shape, version=version
         )
     image, label = (builder.info.features[key] for key in kind)
-    size = None if image_size is None else (int(image_size[0]), int(image_size[1]))
+    channels = image_channels or image.shape[-1]
     return Source(
         name,
         split,
-        _Images(records, kind, image.shape[-1], size),
+        _Images(records, kind, channels, size),
         label.num_classes,
         tuple(label.names),
-        shape=(*(size or image.shape[:2]), image.shape[-1]),
+        shape=(*(size or image.shape[:2]), channels),
         image_size=size,
+        image_channels=image_channels,
         version=version,
     )
 

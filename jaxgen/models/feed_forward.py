@@ -57,7 +57,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(
         self,
-        inputs: Shaped[AnyArray, "batch *features"],
+        inputs: Shaped[AnyArray, "batch *features"],  # noqa: F821
         *,
         train: bool = False,
         mask: Shaped[AnyArray, " batch"] | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxgen.config import describe
+from jaxgen.data.description import describe_examples, describe_splits
 from jaxgen.data.pipeline import BatchOrder, with_weights
 from jaxgen.data.sources import Source, from_arrays
 from jaxgen.errors import UsageError
@@ -132,6 +133,7 @@ def fit(
                 "ema_decay": ema_decay,
             }
             described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
+            described |= describe_examples(train)
             notes = directory.begin({**described, **(record or {}), "device_count": mesh.size}, length)
         example = with_weights(train.gather(order(0)[0]), order(0)[1])
         state = TrainState.create(task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None)
@@ -175,18 +177,6 @@ def _settings(
         monitor="validation/loss" if "validation" in splits else None,
         patience=patience,
     )
-
-
-def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, Any]:
-    """Describes the data of a run: the set's name, and the part of it that each split is."""
-    parts = {"train": train, **splits}
-    return {
-        "name": train.name,
-        "splits": {name: source.split for name, source in parts.items()},
-        "num_examples": {name: len(source) for name, source in parts.items()},
-        "image_size": train.image_size,
-        "version": train.version,
-    }
 
 
 def _sources(data: Any, validation: Data | None, test: Data | None) -> tuple[Source, dict[str, Source]]:

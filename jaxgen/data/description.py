@@ -1,0 +1,31 @@
+"""What `config.json` says of a run's data."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxgen.data.sources import Source
+from jaxgen.data.strokes import find_strokes
+
+
+def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, Any]:
+    """Describes the data of a run: the set's name, and the part of it that each split is."""
+    parts = {"train": train, **splits}
+    return {
+        "name": train.name,
+        "splits": {name: source.split for name, source in parts.items()},
+        "num_examples": {name: len(source) for name, source in parts.items()},
+        "image_size": train.image_size,
+        "image_channels": train.image_channels,
+        "version": train.version,
+    }
+
+
+def describe_examples(train: Source) -> dict[str, Any]:
+    """Describes what predictions on new data need to know: an example's arrays, and how strokes lie in images."""
+    arrays = train[0].items()
+    strokes = find_strokes(train)
+    return {
+        "example": {name: {"shape": list(array.shape), "dtype": array.dtype.name} for name, array in arrays},
+        "strokes": None if strokes is None else dataclasses.asdict(strokes),
+    }

@@ -1,0 +1,89 @@
+"""The splits of a run: what it trains on, chooses by, and tests on, as its options say."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxgen.data import folder
+from jaxgen.data.sources import Source, load
+from jaxgen.errors import UsageError
+from jaxgen.experiment import Experiment, ImageConfig, TrainConfig
+
+
+def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | None) -> dict[str, Source]:
+    """Loads `train`, perhaps `validation`, and `test` where there is one.
+
+    Args:
+        experiment: what the data is for.
+        config: its options.
+        data_dir: where prepared sets lie.
+
+    Raises:
+        UsageError: for options that don't fit the data, or data that doesn't fit the experiment.
+        JaxgenError: where the data can't be had or read.
+    """
+    if config.epochs < 1 or (config.steps is not None and config.steps < 1) or config.patience < 1:
+        raise UsageError("--epochs, --steps and --patience must be at least 1")
+    conversion: dict[str, Any] = {}
+    if isinstance(config, ImageConfig):
+        conversion = {"image_size": config.image_size, "image_channels": config.image_channels}
+
+    def read(split: str) -> Source:
+        return load(config.data, split, data_dir=data_dir, **conversion)
+
+    splits = {name: read(split) for name, split in _splits(config).items()}
+    if fraction := _held_out(config):
+        kept = _kept(fraction, len(splits["train"]))
+        splits["train"], splits["validation"] = (
+            read(f"{config.train_split}[{part}]") for part in (f":{kept}", f"{kept}:")
+        )
+    if None in splits["train"].shape:
+        raise UsageError(
+            f"the images of {config.data} differ in size: resize them with --image-size, such as --image-size 64 64"
+        )
+    found = splits["train"][0]
+    if any(name not in found for name in experiment.needs):
+        raise UsageError(
+            f"{experiment.name} needs data with {' and '.join(experiment.needs)}; {config.data} has "
+            f"{' and '.join(found)}"
+        )
+    return splits
+
+
+def _splits(config: TrainConfig) -> dict[str, str]:
+    """Gives the splits that there are from the start; a folder has its own validation split, and perhaps no test."""
+    if not folder.is_folder(config.data):
+        return {"train": config.train_split, "test": config.test_split}
+    has_test = config.test_split != "test" or "test" in folder.split_names(config.data)
+    test = {"test": config.test_split} if has_test else {}
+    return {"train": config.train_split, "validation": "validation", **test}
+
+
+def _held_out(config: TrainConfig) -> float:
+    """Gives the part of the training split that is held out for validation; 0 for none."""
+    fraction = config.validation_fraction
+    if folder.is_folder(config.data):
+        if fraction:
+            raise UsageError(
+                "--validation-fraction is for prepared sets: of a folder about a tenth is held out, or what lies in "
+                "its folder validation"
+            )
+        return 0.0
+    if config.until_converged and fraction == 0:
+        fraction = 0.1
+    if not 0 <= fraction < 1:
+        raise UsageError(f"--validation-fraction must be at least 0 and below 1, not {fraction}")
+    if fraction and "[" in config.train_split:
+        raise UsageError(
+            f"--train-split {config.train_split} is a part already: hold out validation from a whole split"
+        )
+    return fraction
+
+
+def _kept(fraction: float, size: int) -> str:
+    """Writes where validation begins, for tfds: in percent where they are whole, else as a number of examples."""
+    percent = 100 * (1 - fraction)
+    kept = size - round(fraction * size)
+    if not 0 < kept < size:
+        raise UsageError(f"--validation-fraction {fraction} of {size} examples leaves nothing on one side")
+    whole = abs(percent - round(percent)) < 1e-9 and 0 < round(percent) < 100
+    return f"{round(percent)}%" if whole else str(kept)
