@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -48,11 +49,45 @@ def max_pool(
 ) -> Float[Array, "batch pooled_height pooled_width channels"]:
     """Takes the maximum of each 2 x 2 square, stride 2; an odd last row or column is dropped.
 
-    What `flax.linen.max_pool(inputs, (2, 2), (2, 2))` gives, several times faster on CPUs. Where activations
-    tie, they share the gradient equally.
+    What `flax.linen.max_pool(inputs, (2, 2), (2, 2))` gives, its gradient too: of activations that tie the first
+    one, row by row, has it all. On CPUs several times faster.
     """
+    return jax.lax.platform_dependent(inputs, cpu=_max_of_corners, default=_reduce_window_max)
+
+
+def _reduce_window_max(
+    inputs: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch pooled_height pooled_width channels"]:
+    return nn.max_pool(inputs, (2, 2), strides=(2, 2))
+
+
+@jax.custom_vjp
+def _max_of_corners(
+    inputs: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch pooled_height pooled_width channels"]:
     top_left, top_right, bottom_left, bottom_right = _corners(inputs)
     return jnp.maximum(jnp.maximum(top_left, top_right), jnp.maximum(bottom_left, bottom_right))
+
+
+def _max_of_corners_forward(inputs: Array) -> tuple[Array, tuple[Array, Array]]:
+    pooled = _max_of_corners(inputs)
+    return pooled, (inputs, pooled)
+
+
+def _max_of_corners_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    inputs, pooled = saved
+    batch, rows, columns, channels = pooled.shape
+    top_left, top_right, bottom_left, _ = (corner == pooled for corner in _corners(inputs))
+    place = jnp.where(top_left, 0, jnp.where(top_right, 1, jnp.where(bottom_left, 2, 3))).astype(jnp.int8)
+    # Spread over the squares without a copy: XLA fuses all of it into one pass over the inputs' gradient.
+    corners = jnp.arange(4, dtype=jnp.int8).reshape(1, 1, 2, 1, 2, 1)
+    chosen = corners == place[:, :, None, :, None]
+    squares = jnp.where(chosen, gradient[:, :, None, :, None], 0)
+    odd = ((0, inputs.shape[1] - 2 * rows), (0, inputs.shape[2] - 2 * columns))
+    return (jnp.pad(squares.reshape(batch, 2 * rows, 2 * columns, channels), ((0, 0), *odd, (0, 0))),)
+
+
+_max_of_corners.defvjp(_max_of_corners_forward, _max_of_corners_backward)
 
 
 def average_pool(

@@ -78,9 +78,36 @@ def test_pooling_is_flaxs_in_value_and_gradient(shape):
         np.testing.assert_allclose(pull(cotangent)[0], expected_pull(cotangent)[0], rtol=1e-6)
 
 
-def test_ties_share_the_gradient_of_the_maximum():
-    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.zeros((1, 2, 2, 1)))
-    np.testing.assert_allclose(gradient, 0.25)
+def test_of_ties_the_first_one_has_the_gradient_as_flaxs():
+    inputs = jnp.asarray(RNG.integers(0, 3, size=(4, 9, 11, 5)), jnp.float32)
+    assert len(np.unique(inputs)) == 3, "nearly every square has ties"
+    value, pull = jax.vjp(max_pool, inputs)
+    expected, expected_pull = jax.vjp(lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)), inputs)
+    np.testing.assert_array_equal(value, expected)
+    cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
+    np.testing.assert_array_equal(pull(cotangent)[0], expected_pull(cotangent)[0])
+
+
+def test_fast_forms_are_for_cpus_alone():
+    """On other platforms XLA's own convolution and pooling are what is compiled."""
+
+    def stage(inputs, kernel):
+        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+        return max_pool(convolve(inputs, kernel, (1, 1), "VALID", **options)).sum()
+
+    shapes = (
+        jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32),
+        jax.ShapeDtypeStruct((3, 3, 16, 4), jnp.float32),
+    )
+    exported = {
+        platform: jax.export.export(jax.jit(jax.grad(stage)), platforms=[platform])(*shapes).mlir_module()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    for platform in ("cuda", "tpu"):
+        assert "stablehlo.convolution" in exported[platform]
+        assert "stablehlo.select_and_scatter" in exported[platform]
+    assert "stablehlo.convolution" not in exported["cpu"]
+    assert "stablehlo.select_and_scatter" not in exported["cpu"]
 
 
 @pytest.mark.parametrize("channels", [1, 9])
