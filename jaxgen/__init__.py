@@ -10,6 +10,7 @@ _NAMES = {
     "ImageClassification": "jaxgen.tasks",
     "JaxgenError": "jaxgen.errors",
     "Regression": "jaxgen.tasks",
+    "SavedRun": "jaxgen.saved_run",
     "TrainState": "jaxgen.train.state",
     "UsageError": "jaxgen.errors",
     "fit": "jaxgen.train.fit",

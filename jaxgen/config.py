@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxgen.errors import JaxgenError, unknown
+from jaxgen.errors import JaxgenError, OwnCodeError, unknown
 
 # The packages whose exported dataclasses may be named in a config.json.
 _NAMESPACES = ("jaxgen.models", "jaxgen.tasks", "jaxgen.optim", "jaxgen.augment")
@@ -59,7 +59,8 @@ def rebuild(described: Any) -> Any:
     """Makes the dataclass that `describe` described.
 
     Raises:
-        JaxgenError: for a class that jaxgen doesn't export (a user's own), or fields that it doesn't have.
+        OwnCodeError: for a class that is a user's own.
+        JaxgenError: for a class that jaxgen doesn't export, or fields that it doesn't have.
     """
     if isinstance(described, list):
         return tuple(rebuild(item) for item in described)
@@ -70,7 +71,7 @@ def rebuild(described: Any) -> Any:
     kind = described["kind"]
     found = _find(kind)
     if found is None and ":" in kind:
-        raise JaxgenError(
+        raise OwnCodeError(
             f"the run uses {kind}, which is not part of jaxgen: open it in your own code, as "
             "jaxgen.SavedRun(path, task=...)"
         )

@@ -20,6 +20,10 @@ class UsageError(JaxgenError):
     exit_code = 2
 
 
+class OwnCodeError(UsageError):
+    """A request for what a run has from its user's own code, which its directory doesn't hold."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Builds the error for a name that isn't known, with the nearest ones that are."""
     names = sorted(known)

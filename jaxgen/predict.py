@@ -13,12 +13,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxgen.data import pictures
-from jaxgen.data.sources import from_arrays
 from jaxgen.data.strokes import as_strokes
 from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.files import write_text
 from jaxgen.saved_run import SavedRun
-from jaxgen.train.evaluate import BATCH_SIZE, predict_split
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -165,5 +163,4 @@ def _see(run: SavedRun, path: Path, shape: tuple[int, ...]) -> Seen | JaxgenErro
 
 
 def _probabilities(run: SavedRun, images: UInt8[np.ndarray, "images height width channels"]) -> Any:
-    source = from_arrays({"image": images}, name="pictures")
-    return predict_split(run.task, run.state, source, min(len(images), BATCH_SIZE))["probabilities"]
+    return run.predict({"image": images})["probabilities"]

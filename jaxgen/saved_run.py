@@ -1,21 +1,23 @@
-"""A saved run, opened again: evaluated and plotted from its directory alone, without its experiment."""
+"""A saved run, opened again: it predicts, is evaluated and plotted from its directory, without its experiment."""
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import flax.errors
 import jax
 import numpy as np
 
 from jaxgen.config import rebuild
-from jaxgen.data.sources import Source, load
+from jaxgen.data.sources import Source, as_source, load
 from jaxgen.data.strokes import Strokes, find_strokes
-from jaxgen.errors import JaxgenError, UsageError, shown
+from jaxgen.errors import JaxgenError, OwnCodeError, UsageError, shown
 from jaxgen.files import read_lines
 from jaxgen.parallel import make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
 from jaxgen.train.checkpoint import Checkpoints
-from jaxgen.train.evaluate import Evaluator, predict_split
+from jaxgen.train.evaluate import BATCH_SIZE, Evaluator, predict_source, predict_split
 from jaxgen.train.state import TrainState
 
 
@@ -25,35 +27,50 @@ class SavedRun:
     Args:
         path: the run directory.
         data_dir: where prepared sets lie, as for `jaxgen.data.load`.
+        task: the run's task where it, or its model, is of your own code, so that it can't be made from the
+            `config.json`: equal to the one that was trained.
 
     Raises:
         JaxgenError: where the directory holds no run.
     """
 
-    def __init__(self, path: Path | str, data_dir: Path | None = None) -> None:
+    def __init__(self, path: Path | str, data_dir: Path | str | None = None, *, task: Any = None) -> None:
         self.directory = RunDirectory(path)
         self.config = self.directory.config()
+        self._task = task
         self._data_dir = data_dir or self.directory.data_dir()
         self._said_changed = False
 
     @cached_property
     def task(self) -> Any:
         """The task, with its model."""
-        return rebuild(self.config["task"])
+        return rebuild(self.config["task"]) if self._task is None else self._task
 
     def source(self, split: str) -> Source:
-        """Loads one of the run's splits: `train`, `validation` or `test`."""
+        """Loads one of the run's splits: `train`, `validation` or `test`.
+
+        Raises:
+            OwnCodeError: where the run was trained on arrays, which its directory doesn't hold.
+            JaxgenError: where the data can't be had, or has other classes by now.
+        """
         data = self.config["data"]
         if split not in data["splits"]:
             raise UsageError(f"the run has no split {split!r}; it has {', '.join(data['splits'])}")
+        name = data.get("names", {}).get(split, data["name"])
+        if data["version"] is None or name == "arrays":  # every set that `load` gives has one
+            raise OwnCodeError(
+                "the run was trained on arrays of your own code: evaluate it there, as "
+                "jaxgen.SavedRun(path).evaluate({'test': arrays})"
+            )
         source = load(
-            data["name"],
+            name,
             data["splits"][split],
             data_dir=self._data_dir,
             image_size=data["image_size"],
             image_channels=data.get("image_channels"),  # runs of the first version have none
         )
-        self._check_unchanged(source)
+        if name == data["name"]:
+            self._check_unchanged(source)
         return source
 
     def _check_unchanged(self, source: Source) -> None:
@@ -121,21 +138,75 @@ class SavedRun:
         available = self.config["data"]["splits"]
         return next(name for name in ("test", "validation", "train") if name in available)
 
-    def evaluate(self, splits: tuple[str, ...] = ()) -> dict[str, float]:
-        """Gives the figures of the trained state; by default on all splits but the training one."""
-        available = self.config["data"]["splits"]
-        splits = splits or tuple(name for name in available if name != "train") or ("train",)
-        sources = {name: self.source(name) for name in splits}
-        return Evaluator(self.task, sources, make_mesh())(self.state, splits)
+    def predict(self, examples: Any) -> dict[str, np.ndarray]:
+        """Gives the trained task's predictions for examples of any number, in order, as NumPy arrays.
+
+        Args:
+            examples: a source, or arrays with the examples on axis 0, such as {"image": uint8 [examples, height,
+                width, channels]}: what the run was trained on, without what is to be predicted.
+
+        Returns:
+            What the task's `predict` gives: of `ImageClassification` `probabilities` [examples, classes] and
+            `prediction` [examples], of `Regression` `prediction` [examples].
+
+        Raises:
+            UsageError: where the task predicts nothing, or the examples don't fit the run's.
+        """
+        if not hasattr(self.task, "predict"):
+            raise UsageError(
+                f"{type(self.task).__name__} has no predict: a task of your own needs one for this"
+            )
+        source = as_source(examples, "given")
+        if not source[0].keys() & self.example.keys():
+            raise UsageError(
+                f"the run was trained on {_shapes(self.example)}, not on {_shapes(source.gather([0]))}"
+            )
+        try:
+            return predict_source(self._compiled_predict, self.state, source, min(len(source), BATCH_SIZE))
+        except flax.errors.ScopeParamShapeError as error:
+            raise UsageError(
+                f"the model was trained on {_shapes(self.example)}, and can't be applied to "
+                f"{_shapes(source.gather([0]))}"
+            ) from error
+
+    @cached_property
+    def _compiled_predict(self) -> Callable[..., Any]:
+        return jax.jit(self.task.predict)
+
+    def evaluate(
+        self, splits: Sequence[str] | Mapping[str, Source | Mapping[str, Any]] = ()
+    ) -> dict[str, float]:
+        """Gives the figures of the trained state, as `SPLIT/NAME`.
+
+        Args:
+            splits: names of the run's splits, by default all but the training one; or data of your own by name,
+                such as {"test": arrays}.
+        """
+        if isinstance(splits, Mapping):
+            sources = {name: as_source(data, name) for name, data in splits.items()}
+        else:
+            available = self.config["data"]["splits"]
+            splits = splits or [name for name in available if name != "train"] or ["train"]
+            sources = {name: self.source(name) for name in splits}
+        return Evaluator(self.task, sources, make_mesh())(self.state, tuple(sources))
 
     def plot(self) -> list[Path]:
-        """Draws all plots again; first the curves, which can be drawn without the data."""
-        draw_curves(self.directory)
-        return draw_plots(self.directory, self.task, self.state, self.source(self.default_split))
+        """Draws all plots again; first the curves, which can be drawn without the data and the model."""
+        paths = draw_curves(self.directory)
+        try:
+            return draw_plots(self.directory, self.task, self.state, self.source(self.default_split))
+        except OwnCodeError as error:
+            _say(f"only the curves can be drawn: {error}")
+            return paths
 
     def history(self) -> list[dict[str, Any]]:
         """Reads the figures that were written during the run."""
         return read_lines(self.directory.metrics_path)
+
+
+def _shapes(arrays: Mapping[str, Any]) -> str:
+    """Tells of arrays what one example is."""
+    return " and ".join(f"{name} {list(array.shape[1:])}" for name, array in arrays.items())
 
 
 def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: Source) -> list[Path]:

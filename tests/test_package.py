@@ -216,23 +216,43 @@ def test_public_names_exist():
             assert getattr(package, name) is not None
 
 
-def test_readme_lines_run(data_dir, monkeypatch):
-    """The README's Python is run as it stands; its step learns."""
+@pytest.fixture
+def run_blocks(data_dir, tmp_path, monkeypatch):
+    """Runs the Python of a page as it stands, block by block in one namespace, where it may leave runs."""
+
+    def run(page):
+        names = {"__name__": "__main__"}
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            exec(block, names)
+        return names
+
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
-    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    rng = np.random.default_rng(0)
+    monkeypatch.chdir(tmp_path)
+    return run
 
-    def batch():
-        labels = rng.integers(0, 10, 64).astype(np.int32)
-        pixels = np.where(np.arange(28) // 2 == labels[:, None], 255, 0).astype(np.uint8)
-        return {"image": np.broadcast_to(pixels[:, :, None, None], (64, 28, 28, 1)), "label": labels}
 
-    names = {"example": batch(), "batches": [batch() for _ in range(30)]}
-    exec(first, names)
+def test_readme_lines_run(run_blocks):
+    """Its step learns, and its saved run predicts what it was evaluated to."""
+    names = run_blocks("README.md")
+    assert int(names["state"].step) == 230
     assert float(names["metrics"]["accuracy"].compute()) > 0.9
-    assert int(names["state"].step) == 30
-    exec(second, names)
-    assert names["result"].figures["test/accuracy"] > 0.9
+    accuracy = names["result"].figures["test/accuracy"]
+    assert accuracy > 0.9
+    labels = names["jaxgen"].load("digits", "test").arrays()["label"]
+    predicted = names["saved"].predict({"image": names["images"]})["prediction"]
+    assert np.mean(predicted == labels) == pytest.approx(accuracy)
+
+
+def test_library_page_runs(run_blocks, capsys):
+    names = run_blocks("docs/library.md")
+    told = capsys.readouterr().out
+    assert names["result"].figures["steps"] == 138 and "resumed at step 115" in told
+    assert "larger than the training set" in told
+    assert list(names["keep"].kept) == [23, 46, 69, 92, 115]
+    assert names["result"].figures["test/accuracy"] > 0.75
+    assert names["codes"].shape == (3, 8)
+    assert names["predicted"]["probabilities"].shape == (3, 10)
+    assert Path("runs/perceptron/plots/confusion_matrix.png").exists()
 
 
 def test_readme_commands_are_those_that_are_tested():

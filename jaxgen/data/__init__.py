@@ -11,6 +11,7 @@ _NAMES = {
     "gather_batch": "jaxgen.data.pipeline",
     "load": "jaxgen.data.sources",
     "prepare": "jaxgen.data.idx",
+    "training_batches": "jaxgen.data.pipeline",
 }
 
 __all__ = sorted(_NAMES)

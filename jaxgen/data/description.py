@@ -9,10 +9,12 @@ from jaxgen.data.strokes import find_strokes
 
 
 def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, Any]:
-    """Describes the data of a run: the set's name, and the part of it that each split is."""
+    """Describes the data of a run: the set's name, those of splits of other sets, and the part that each is."""
     parts = {"train": train, **splits}
+    others = {name: source.name for name, source in splits.items() if source.name != train.name}
     return {
         "name": train.name,
+        **({"names": others} if others else {}),
         "splits": {name: source.split for name, source in parts.items()},
         "num_examples": {name: len(source) for name, source in parts.items()},
         "image_size": train.image_size,

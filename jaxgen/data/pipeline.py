@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int32
 
-from jaxgen.data.sources import Source, from_arrays
+from jaxgen.data.sources import Source, as_source
 from jaxgen.errors import UsageError
 
 HostBatch = dict[str, np.ndarray]
@@ -200,6 +200,30 @@ def _share(size: int, process_index: int) -> slice:
     return slice(process_index * size, (process_index + 1) * size)
 
 
+def training_batches(
+    source: Source | Mapping[str, Any], batch_size: int, *, epochs: int = 1, seed: int = 0
+) -> Iterator[HostBatch]:
+    """Yields the batches of some epochs, shuffled, with "weight": for a loop of one's own.
+
+    They are those that `jaxgen.fit` trains on. `HostBatches` reads ahead of their use, shares them out to several
+    hosts, and can go on from a saved place.
+
+    Args:
+        source: what to read, or arrays as `from_arrays` takes them.
+        batch_size: rows a batch; the last one of an epoch is filled up with rows of weight 0.
+        epochs: passes over the set.
+        seed: of the order.
+
+    Raises:
+        UsageError: for a batch size below 1 or above the size of the set, or a negative seed.
+    """
+    source = as_source(source, "train")
+    order = BatchOrder(len(source), batch_size, seed)
+    for step in range(epochs * order.steps_per_epoch):
+        indices, weights = order(step)
+        yield with_weights(source.gather(indices), weights)
+
+
 def evaluation_batches(
     source: Source | Mapping[str, Any], batch_size: int, *, process_index: int = 0, process_count: int = 1
 ) -> Iterator[HostBatch]:
@@ -216,7 +240,7 @@ def evaluation_batches(
     """
     if batch_size < 1:
         raise UsageError(f"the batch size must be at least 1, not {batch_size}")
-    source = source if isinstance(source, Source) else from_arrays(source, split="evaluation")
+    source = as_source(source, "evaluation")
     share = -(-batch_size // process_count)
     rows = _share(share, process_index)
     for indices, weights in zip(

@@ -138,6 +138,21 @@ def from_arrays(arrays: Mapping[str, Any], *, name: str = "arrays", split: str =
     return Source(name, split, InMemory(held), num_classes, shape=inputs.shape[1:])
 
 
+def as_source(data: Any, split: str) -> Source:
+    """Takes a source as it is, and makes one of arrays.
+
+    Raises:
+        UsageError: where it is neither.
+    """
+    if isinstance(data, Source):
+        return data
+    if not isinstance(data, Mapping):
+        raise UsageError(
+            f"the {split} data is no data: give jaxgen.load('digits', 'train'), or a dict of arrays"
+        )
+    return from_arrays(data, split=split)
+
+
 def _plain(key: str, values: Any, split: str) -> np.ndarray:
     try:
         array = np.asarray(values)

@@ -1,7 +1,7 @@
 """What is optimised: a loss, its metrics, predictions and plots, a kind of problem a file."""
 
-from jaxgen.tasks.base import Task, apply_model, init_model
+from jaxgen.tasks.base import Task, apply_model, infer, init_model
 from jaxgen.tasks.image_classification import ImageClassification
 from jaxgen.tasks.regression import Regression
 
-__all__ = ["ImageClassification", "Regression", "Task", "apply_model", "init_model"]
+__all__ = ["ImageClassification", "Regression", "Task", "apply_model", "infer", "init_model"]

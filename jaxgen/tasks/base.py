@@ -52,7 +52,7 @@ def apply_model(
     inputs: Array,
     context: Context,
     weights: Array | None = None,
-) -> tuple[Array, Any]:
+) -> tuple[Any, Any]:
     """Applies a module inside a loss, as the context says: training or not, on a mapped axis or not.
 
     Args:
@@ -81,10 +81,9 @@ def apply_model(
     return outputs, dict(new_model_state)
 
 
-def infer(model: nn.Module, params: Params, model_state: Any, inputs: Array) -> Array:
-    """Applies a module as it is used once it is trained."""
-    outputs: Any = model.apply({"params": params, **model_state}, inputs, **_taken(model, train=False))
-    return outputs
+def infer(model: nn.Module, params: Params, model_state: Any, inputs: Array) -> Any:
+    """Applies a module as it is used once it is trained; gives what it gives."""
+    return model.apply({"params": params, **model_state}, inputs, **_taken(model, train=False))
 
 
 def _taken(model: nn.Module, **options: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Evaluation: every example of a split once, whatever the batch size and the number of devices."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -97,7 +97,13 @@ def predict_split(
     task: Any, state: TrainState, source: Source, batch_size: int = BATCH_SIZE
 ) -> dict[str, np.ndarray]:
     """Gives the task's predictions for every example of a split, in order, as NumPy arrays."""
-    predict = jax.jit(task.predict)
+    return predict_source(jax.jit(task.predict), state, source, batch_size)
+
+
+def predict_source(
+    predict: Callable[..., Any], state: TrainState, source: Source, batch_size: int = BATCH_SIZE
+) -> dict[str, np.ndarray]:
+    """Does the same with a compiled `predict`, which can be kept for more."""
     params = state.evaluation_params()
     parts = [
         jax.device_get(predict(params, state.model_state, batch))

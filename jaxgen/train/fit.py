@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxgen.config import describe
 from jaxgen.data.description import describe_examples, describe_splits
 from jaxgen.data.pipeline import BatchOrder, with_weights
-from jaxgen.data.sources import Source, from_arrays
+from jaxgen.data.sources import Source, as_source
 from jaxgen.errors import UsageError
 from jaxgen.parallel import check_batch_size, make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
@@ -181,18 +181,8 @@ def _settings(
 
 def _sources(data: Any, validation: Data | None, test: Data | None) -> tuple[Source, dict[str, Source]]:
     named = {"validation": validation, "test": test}
-    splits = {name: _as_source(value, name) for name, value in named.items() if value is not None}
-    return _as_source(data, "train"), splits
-
-
-def _as_source(data: Any, split: str) -> Source:
-    if isinstance(data, Source):
-        return data
-    if not isinstance(data, Mapping):
-        raise UsageError(
-            f"the {split} data is no data: give jaxgen.load('digits', 'train'), or a dict of arrays"
-        )
-    return from_arrays(data, split=split)
+    splits = {name: as_source(value, name) for name, value in named.items() if value is not None}
+    return as_source(data, "train"), splits
 
 
 def _length(steps: int | None, epochs: int | None, order: BatchOrder) -> int:

@@ -8,7 +8,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen.data import BatchOrder, HostBatches, evaluation_batches, from_arrays, gather_batch
+from jaxgen.data import (
+    BatchOrder,
+    HostBatches,
+    evaluation_batches,
+    from_arrays,
+    gather_batch,
+    training_batches,
+)
 from jaxgen.errors import JaxgenError, UsageError
 
 RNG = np.random.default_rng(0)
@@ -190,3 +197,9 @@ def test_evaluation_of_arrays() -> None:
     assert batch["label"].tolist() == [1, 2, 3, 1] and batch["weight"].tolist() == [1, 1, 1, 0]
     with pytest.raises(UsageError, match="at least 1"):
         next(evaluation_batches(SOURCE, 0))
+
+
+def test_training_batches_are_those_that_are_trained_on() -> None:
+    order = BatchOrder(50, 16, seed=3)
+    expected = take(HostBatches(SOURCE, order), 2 * order.steps_per_epoch)
+    assert_same(list(training_batches(ARRAYS, 16, epochs=2, seed=3)), expected)
