@@ -1,0 +1,158 @@
+"""The contenders of `benchmarks.images`, each in a process of its own that trains when it is told to.
+
+python -m benchmarks.image_workers CONTENDER NETWORK DATA
+
+DATA is an npz with `image` uint8 [examples, 28, 28, 1] and `label`. The process prints its matmul peak in FLOP/s once
+it has compiled; then it reads numbers of steps, a line each, takes them, and prints the seconds that they took.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+BATCH_SIZES = {"fnn": 64, "cnn": 32}
+CONTENDERS = {
+    "fnn": ("jaxgen", "pytorch", "pytorch-compiled", "keras"),
+    "cnn": (
+        "jaxgen",
+        "pytorch",
+        "pytorch-channels_last",
+        "pytorch-compiled",
+        "pytorch-compiled-channels_last",
+        "keras",
+    ),
+}
+_PEAK_SIZE = 2048
+_SHUFFLED = 10_000  # examples that the bare loops go round in
+
+Train = Callable[[int], None]
+
+
+def peak(multiply: Callable[[], None]) -> float:
+    """Gives the best of several multiplications of square matrices, in FLOP/s."""
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        multiply()
+        best = min(best, time.perf_counter() - start)
+    return 2 * _PEAK_SIZE**3 / best
+
+
+def jaxgen(network: str, data: dict[str, np.ndarray]) -> tuple[Train, float]:
+    """The experiments' step and feed, the set on the device."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from jaxgen import ConvNet, FeedForward, ImageClassification, TrainState, make_train_step
+    from jaxgen.data import BatchOrder, from_arrays
+    from jaxgen.parallel import make_mesh, put_state
+    from jaxgen.train.feed import ResidentFeed
+
+    model = FeedForward() if network == "fnn" else ConvNet()
+    task = ImageClassification(model, pixel_range=(-1.0, 1.0) if network == "fnn" else (0.0, 1.0))
+    source = from_arrays(data)
+    order = BatchOrder(len(source), BATCH_SIZES[network], seed=0)
+    mesh = make_mesh()
+    # As `fit` chooses: convolutions run one step a call on CPUs, other nets as many as between reports.
+    feed = ResidentFeed(source, order, mesh, steps_per_call=100 if network == "fnn" else 1)
+    optimizer = optax.adam(1e-3)
+    state = TrainState.create(task, optimizer, jax.random.key(0), source.gather(order(0)[0]))
+    state = put_state(state, mesh)
+    run = feed.bind(make_train_step(task.loss, optimizer), state)
+    position = 0
+
+    def train(steps: int) -> None:
+        nonlocal state, position
+        end = position + steps
+        while position < end:
+            count = min(feed.steps_per_call, end - position)
+            state, _ = run(state, position, count)
+            position += count
+        jax.block_until_ready(state.params)
+
+    square = jnp.ones((_PEAK_SIZE, _PEAK_SIZE))
+    multiply = jax.jit(lambda a: a @ a)
+    return train, peak(lambda: multiply(square).block_until_ready())
+
+
+def pytorch(network: str, data: dict[str, np.ndarray], *options: str) -> tuple[Train, float]:
+    """The usual loop without a DataLoader: slices of tensors that lie in memory."""
+    import torch
+    from torch import nn
+
+    from benchmarks.torch_script import make_network
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    images = torch.from_numpy(data["image"][:_SHUFFLED]).permute(0, 3, 1, 2).float() / 255
+    labels = torch.from_numpy(data["label"][:_SHUFFLED]).long()
+    model: Any = make_network(network)
+    if "channels_last" in options:
+        model, images = (part.to(memory_format=torch.channels_last) for part in (model, images))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    forward = torch.compile(model) if "compiled" in options else model
+    cross_entropy = nn.CrossEntropyLoss()
+
+    def train(steps: int) -> None:
+        for rows in _slices(len(labels), BATCH_SIZES[network], steps):
+            optimizer.zero_grad()
+            cross_entropy(forward(images[rows]), labels[rows]).backward()
+            optimizer.step()
+
+    square = torch.ones(_PEAK_SIZE, _PEAK_SIZE)
+    return train, peak(lambda: square @ square)
+
+
+def keras(network: str, data: dict[str, np.ndarray]) -> tuple[Train, float]:
+    """`fit`, on the backend that KERAS_BACKEND names; by default JAX's."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+    from keras import layers
+
+    convolutions = [
+        layers.Conv2D(32, 3, activation="relu"),
+        layers.MaxPool2D(),
+        layers.Conv2D(64, 3, activation="relu"),
+        layers.MaxPool2D(),
+    ]
+    body = convolutions if network == "cnn" else []
+    head = [layers.Flatten(), layers.Dense(128, activation="relu"), layers.Dense(10)]
+    model = keras.Sequential([keras.Input((28, 28, 1)), *body, *head])
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    images, labels = data["image"].astype(np.float32) / 255, data["label"]
+    batch_size = BATCH_SIZES[network]
+
+    def train(steps: int) -> None:
+        rows = steps * batch_size
+        model.fit(images[:rows], labels[:rows], batch_size=batch_size, verbose=0)
+
+    return train, float("nan")
+
+
+def _slices(examples: int, batch_size: int, steps: int) -> Iterator[slice]:
+    for step in range(steps):
+        start = step * batch_size % (examples - batch_size)
+        yield slice(start, start + batch_size)
+
+
+def main(contender: str, network: str, path: str) -> None:
+    """Serves one contender."""
+    name, *options = contender.split("-")
+    with np.load(path) as stored:
+        data = dict(stored)
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    train, found = {"jaxgen": jaxgen, "pytorch": pytorch, "keras": keras}[name](network, data, *options)
+    train(100)
+    print(found, file=answers, flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        train(int(line))
+        print(time.perf_counter() - start, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
