@@ -51,15 +51,15 @@ class ConvNet(nn.Module):
     """
 
     channels: Sequence[int] = (32, 64)
-    convolutions: int = 1
     kernel_size: int = 3
-    padding: str = "VALID"
     pooling: str = "max"
     widths: Sequence[int] = (128,)
     num_classes: int = 10
     activation: str = "relu"
     dropout: float = 0.0
     batch_norm: bool = False
+    convolutions: int = 1
+    padding: str = "VALID"
     axis_name: str | tuple[str, ...] | None = None
     dtype: Any = None
 
