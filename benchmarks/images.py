@@ -106,7 +106,7 @@ def compare_jobs(network: str, data: Path, data_dir: Path | None, rounds: int) -
     table = Table(
         "", "jaxgen", "PyTorch with a DataLoader", "ratio", title=f"{network}, one epoch, {rounds} rounds"
     )
-    for name, a, b in (("whole job, s", 0, 1), ("an epoch's training, s", 2, 3)):
+    for name, a, b in (("whole job, s", 0, 1), ("an epoch's steps, compiled, s", 2, 3)):
         ours, theirs = found[:, a], found[:, b]
         table.add_row(
             name, f"{np.median(ours):.2f}", f"{np.median(theirs):.2f}", f"{np.median(theirs / ours):.1f}"

@@ -93,10 +93,12 @@ def predict(
     from jaxgen.saved_run import SavedRun
 
     output = run / "predictions.csv" if output is None else output
-    if output.suffix != ".csv":
-        raise UsageError(f"the predictions are a CSV: --output {output.with_suffix('.csv')}")
+    if output.suffix != ".csv" or output.is_dir():
+        raise UsageError(f"the predictions are a CSV: --output {_with_suffix(output, 'predictions.csv')}")
     if not files:
         raise UsageError("give the pictures to predict, files or folders of them")
+    if taken := {output.resolve(), output.with_suffix(".png").resolve()} & {file.resolve() for file in files}:
+        raise UsageError(f"{shown(taken.pop())} would be written over: give another --output")
     saved = SavedRun(run, data_dir)
     predictions, failed = [], 0
     for outcome in prediction.predict(saved, files):
@@ -131,11 +133,11 @@ def compare(
     from jaxgen import plots
     from jaxgen.compare import compare_runs
 
-    if len(set(runs)) < 2:
+    if len({run.resolve() for run in runs}) < 2:
         raise UsageError("give two runs or more to compare")
     output = runs[0].parent / "comparison.png" if output is None else output
-    if output.suffix != ".png":
-        raise UsageError(f"the plot is a PNG: --output {output.with_suffix('.png')}")
+    if output.suffix != ".png" or output.is_dir():
+        raise UsageError(f"the plot is a PNG: --output {_with_suffix(output, 'comparison.png')}")
     comparison = compare_runs(list(dict.fromkeys(runs)))
     Console().print(comparison.table())
     (path,) = plots.save({output.stem: comparison.figure()}, output.parent)
@@ -158,6 +160,11 @@ def prepare(
     from jaxgen.data import prepare as prepare_data
 
     print(prepare_data(name, from_dir=from_dir, data_dir=data_dir))
+
+
+def _with_suffix(path: Path, name: str) -> Path:
+    """Suggests a file of the right kind: the path with its suffix, or the usual name in a directory."""
+    return path / name if path.is_dir() or not path.stem.strip(".") else path.with_suffix(Path(name).suffix)
 
 
 def experiments() -> list[Experiment]:

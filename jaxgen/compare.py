@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxgen.config import completed
 from jaxgen.errors import JaxgenError
 from jaxgen.files import read_lines
 from jaxgen.run_directory import RunDirectory
@@ -37,23 +38,24 @@ class Comparison:
     def table(self) -> "Table":
         """Sets options and figures side by side: a run a column, or a row where there are many."""
         from rich.table import Table
+        from rich.text import Text
 
         runs = list(self.figures)
         cells = {run: {**self.options[run], **self.figures[run]} for run in runs}
         names = list(
             dict.fromkeys(name for kind in (self.options, self.figures) for run in runs for name in kind[run])
         )
-        table = Table()
+        table = Table("")
         across = len(runs) <= _COLUMNS
-        for title in ["", *runs] if across else ["", *(name.rpartition(".")[2] for name in names)]:
-            table.add_column(title, overflow="fold")
+        for title in runs if across else names:
+            table.add_column(Text(title), overflow="fold")
         for name in names if across else runs:
             row = (
                 [(cells[run], name) for run in runs]
                 if across
                 else [(cells[name], column) for column in names]
             )
-            table.add_row(name, *(found.get(key, "-") for found, key in row))
+            table.add_row(Text(name), *(Text(found.get(key, "-")) for found, key in row))
         return table
 
     def figure(self) -> "Figure":
@@ -81,7 +83,7 @@ def compare_runs(paths: Iterable[Path]) -> Comparison:
     for name, directory in zip(names, directories, strict=True):
         found = directory.result() or _newest(histories[name])
         figures[name] = {key: format_value(key, value) for key, value in found.items()}
-    flat = [_flatten({key: config.get(key) for key in _COMPARED}) for config in configs]
+    flat = [_flatten({key: completed(config.get(key)) for key in _COMPARED}) for config in configs]
     differing = [
         key for key in dict.fromkeys(k for f in flat for k in f) if len({str(f.get(key)) for f in flat}) > 1
     ]

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxgen.errors import JaxgenError, OwnCodeError, unknown
 
 # The packages whose exported dataclasses may be named in a config.json.
@@ -40,6 +42,8 @@ def describe(value: Any) -> Any:
 
 def _describe_other(value: Any) -> Any:
     """Names what has no fields to list, the same in every process: `repr` would often tell an address."""
+    if isinstance(value, np.generic):
+        return describe(value.item())
     if hasattr(value, "__qualname__"):  # functions and classes
         return f"{value.__module__}:{value.__qualname__}"
     if isinstance(value, functools.partial):

@@ -194,7 +194,9 @@ def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
     Raises:
         UsageError: for unknown names and impossible values, such as a warm-up as long as the run.
     """
-    if config.warmup_steps >= horizon:
+    # A preset's is meant for its own data; of a smaller set it takes a third at most.
+    warmup_steps = min(config.warmup_steps, horizon // 3) if config.preset else config.warmup_steps
+    if warmup_steps >= horizon:
         raise UsageError(f"--warmup-steps {config.warmup_steps} must be below the run's {horizon} steps")
     learning_rate = config.learning_rate
     if learning_rate is None:
@@ -202,7 +204,7 @@ def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
     schedule = Schedule(
         name=config.schedule,
         learning_rate=learning_rate,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=warmup_steps,
         horizon=None if config.schedule == "constant" else horizon,
     )
     return OptimizerConfig(

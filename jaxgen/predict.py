@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxgen.data import pictures
-from jaxgen.data.strokes import as_strokes
+from jaxgen.data.strokes import Strokes, as_strokes
 from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.files import write_text
 from jaxgen.saved_run import SavedRun
@@ -62,10 +62,16 @@ def predict(run: SavedRun, paths: Sequence[Path]) -> Iterator[Prediction | Jaxge
         raise UsageError(
             f"{run.directory.path} was trained on {' and '.join(run.example)}: only image classifiers predict files"
         )
-    shape = run.example["image"].shape[1:]
+    shape, dtype = run.example["image"].shape[1:], run.example["image"].dtype
+    if dtype != np.uint8 or shape[-1] not in (1, 3):
+        raise UsageError(
+            f"{run.directory.path} was trained on images of {dtype} with {shape[-1]} channels: pictures are bytes, "
+            "grey or in colour; use jaxgen.SavedRun(path).predict with arrays like those"
+        )
+    strokes = run.strokes
     files = _find(paths)
     while batch := list(islice(files, _READ_AT_ONCE)):
-        read = [file if isinstance(file, JaxgenError) else _see(run, file, shape) for file in batch]
+        read = [file if isinstance(file, JaxgenError) else _see(file, shape, strokes) for file in batch]
         images = [item.image for item in read if isinstance(item, Seen)]
         probabilities = iter(_probabilities(run, np.stack(images)) if images else ())
         for item in read:
@@ -138,7 +144,7 @@ def as_csv(predictions: Sequence[Prediction], names: Sequence[str]) -> str:
 
 def _find(paths: Sequence[Path]) -> Iterator[Path | JaxgenError]:
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # noqa: PTH112, pathlib's raises for names that are too long
             yield path
             continue
         try:
@@ -150,13 +156,13 @@ def _find(paths: Sequence[Path]) -> Iterator[Path | JaxgenError]:
             yield error
 
 
-def _see(run: SavedRun, path: Path, shape: tuple[int, ...]) -> Seen | JaxgenError:
+def _see(path: Path, shape: tuple[int, ...], strokes: Strokes | None) -> Seen | JaxgenError:
     height, width, channels = shape
     try:
         pictures.examine(path)
-        if run.strokes is None:
+        if strokes is None:
             return Seen(path, pictures.read(path, channels, (height, width)), inverted=False)
-        image, inverted = as_strokes(pictures.read(path, channels)[..., 0], (height, width), run.strokes)
+        image, inverted = as_strokes(pictures.read(path, channels)[..., 0], (height, width), strokes)
         return Seen(path, image[..., None], inverted)
     except JaxgenError as error:
         return error

@@ -123,7 +123,7 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
         if isinstance(error, signals.Interrupted | KeyboardInterrupt) and directory.config_path.exists():
             step = error.step if isinstance(error, signals.Interrupted) else 0
             saved = f"saved at step {step}; " if step else ""
-            _say(f"{saved}go on with: {_command_to_resume(directory)}")
+            _say(f"{saved}go on with: {_command_to_resume(experiment.name, directory)}")
         raise
     report(directory)
     return directory
@@ -221,11 +221,11 @@ def _new_directory(name: str) -> Path:
     return path.with_name(f"{now}-{os.getpid()}") if alone else path
 
 
-def _command_to_resume(directory: RunDirectory) -> str:
-    arguments = list(directory.config()["arguments"])
+def _command_to_resume(name: str, directory: RunDirectory) -> str:
+    arguments = sys.argv[1:]
     if not any(argument.startswith("--workdir") for argument in arguments):
         arguments += ["--workdir", str(directory.path)]
-    return shlex.join(["python", "-m", f"experiments.{directory.config()['experiment']}", *arguments])
+    return shlex.join(["python", "-m", f"experiments.{name}", *arguments])
 
 
 def _say(text: str) -> None:

@@ -112,6 +112,7 @@ class RunDirectory:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._made.clear()  # it is the other's now
             raise JaxgenError(
                 f"another process is training in {self.path}: wait for it, or name another --workdir"
             ) from error

@@ -14,7 +14,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """A signal stopped the run; what was done is saved.
+    """A signal stopped the run; what was done is saved, if there is a run directory.
 
     Attributes:
         signal_number: the signal; a process that ends by it has the exit code 128 + signal_number.
@@ -78,6 +78,8 @@ def collected(forward: bool = False) -> Iterator[list[int]]:
     """
     before = _caught_before()
     caught: list[int] = [] if before is None or forward else [before]
+    if before is not None and forward:
+        os.kill(os.getpid(), signal.SIGTERM)
     previous: dict[int, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -103,4 +105,5 @@ def _caught_before() -> int | None:
 
 def _restore(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
-        signal.signal(number, handler)
+        if handler is not None:  # else one that isn't Python's, which can't be put back
+            signal.signal(number, handler)

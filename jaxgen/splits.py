@@ -72,9 +72,9 @@ def _held_out(config: TrainConfig) -> float:
         fraction = 0.1
     if not 0 <= fraction < 1:
         raise UsageError(f"--validation-fraction must be at least 0 and below 1, not {fraction}")
-    if fraction and "[" in config.train_split:
+    if fraction and {"[", "+"} & set(config.train_split):
         raise UsageError(
-            f"--train-split {config.train_split} is a part already: hold out validation from a whole split"
+            f"--train-split {config.train_split} is a part or a sum: hold out validation from a whole split"
         )
     return fraction
 

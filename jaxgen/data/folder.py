@@ -35,7 +35,8 @@ def is_folder(name: str) -> bool:
     """Tells whether the name of a data set is a path: by its form, or since it is a directory and no known set."""
     if name.startswith((".", "~", os.sep)) or name.endswith(os.sep):
         return True
-    return name != "" and Path(name).is_dir() and not builders.known(name)
+    # pathlib's is_dir raises for names that are too long.
+    return os.path.isdir(name) and not builders.known(name)  # noqa: PTH112
 
 
 def split_names(name: str) -> list[str]:
@@ -119,7 +120,10 @@ class _Pictures:
 
 
 def _absolute(name: str) -> Path:
-    folder = Path(name).expanduser().absolute()
+    try:
+        folder = Path(name).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"there is no folder {shown(Path(name))}: {error}") from error
     if folder.is_file():
         raise UsageError(
             f"{shown(folder)} is a file: --data takes a folder with a subfolder of pictures a class"
@@ -164,6 +168,11 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     """Finds the folders of the splits; the whole folder is `train` where it has none."""
     inside = {path.name: path for path in _folders(folder)}
     if "train" not in inside or not list(_folders(inside["train"])):
+        if inside and inside.keys() <= _FOLDERS.keys():
+            raise JaxgenError(
+                f"{shown(folder)} holds {' and '.join(inside)}, but no folders of classes in them: put pictures into a "
+                "subfolder a class"
+            )
         return {"train": folder}
     for name, path in inside.items():
         if name not in _FOLDERS:

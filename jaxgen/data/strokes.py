@@ -43,6 +43,8 @@ def find_strokes(source: Source) -> Strokes | None:
     """Tells whether a split's images are light strokes on a dark ground, from some hundred of them; None if not."""
     if len(source.shape) != 3 or source.shape[-1] != 1 or None in source.shape:
         return None
+    if "image" not in source[0]:
+        return None
     rows = np.unique(np.linspace(0, len(source) - 1, _SAMPLE).astype(int))
     images = source.gather(rows)["image"]
     if images.dtype != np.uint8:

@@ -64,7 +64,8 @@ class ImageClassification:
 
     def _outputs(self, example: Batch) -> Array:
         images = self.scale(jnp.asarray(example["image"])[None])
-        return self.model.init_with_output(jax.random.key(0), images)[0]
+        params, model_state = init_model(self.model, jax.random.key(0), images)
+        return infer(self.model, params, model_state, images)
 
     def initial_carry(self, batch_size: int) -> tuple[()]:
         """Has no recurrent state."""

@@ -94,7 +94,7 @@ def fit(
     Raises:
         UsageError: for a request that can't be met.
         DivergedError: where the objective turns NaN or infinite.
-        Interrupted: after SIGINT or SIGTERM, when the state is saved.
+        Interrupted: after SIGINT or SIGTERM, when the state is saved, if there is a `workdir`.
     """
     _check_parts(task, optimizer)
     train, splits = _sources(data, validation, test)

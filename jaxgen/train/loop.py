@@ -76,7 +76,7 @@ class Tally:
 
     def note(self, value: float, patience: int | None) -> None:
         """Takes a value of the monitored figure into account."""
-        if self.best is None or value < self.best:
+        if not math.isnan(value) and (self.best is None or value < self.best):
             self.best, self.evaluations_since_best = value, 0
         else:
             self.evaluations_since_best += 1

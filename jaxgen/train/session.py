@@ -102,6 +102,7 @@ class Session:
             stack.callback(self._end_hooks)
             checkpoints = self._open_checkpoints(stack)
             loop = self._make_loop(checkpoints)
+            before = self._result_of(loop)
             for hook in self.hooks:
                 hook.on_start(loop.position, self.settings.steps, self.feed.order.steps_per_epoch)
             for note in self.notes:
@@ -111,11 +112,15 @@ class Session:
             except DivergedError as error:
                 raise DivergedError(f"{error}; {self._last_good(checkpoints)}") from error
             step = self._choose_state(loop.position, checkpoints, best)
-            before = None if self.directory is None else self.directory.result()
             figures = self._finish(loop, step) if before is None else before
             if before is not None:
                 self._say(f"finished already, at step {loop.position}: nothing to do")
         return FitResult(self.state, figures, history.records, before is not None)
+
+    def _result_of(self, loop: Loop) -> dict[str, Any] | None:
+        """Gives the figures of a run that is at its end already, and was finished."""
+        at_end = loop.position >= self.settings.steps or loop.tally.converged
+        return self.directory.result() if self.directory is not None and at_end else None
 
     def _make_loop(self, checkpoints: Any) -> Loop:
         """Restores what there is, and makes the loop that goes on from there."""
@@ -219,8 +224,9 @@ class Session:
             hook.on_message(text)
 
     def _end_hooks(self) -> None:
-        for hook in self.hooks:
-            hook.on_end()
+        with contextlib.ExitStack() as stack:  # all of them, whatever one of them raises
+            for hook in reversed(self.hooks):
+                stack.callback(hook.on_end)
 
 
 def abstract(state: TrainState) -> TrainState:

@@ -88,6 +88,15 @@ def test_of_ties_the_first_one_has_the_gradient_as_flaxs():
     np.testing.assert_array_equal(pull(cotangent)[0], expected_pull(cotangent)[0])
 
 
+def test_pooling_has_forward_mode_too():
+    inputs, tangent = (jnp.asarray(RNG.normal(size=(2, 5, 6, 3)), jnp.float32) for _ in range(2))
+    for ours, theirs in ((max_pool, nn.max_pool), (average_pool, nn.avg_pool)):
+        found = jax.jvp(ours, (inputs,), (tangent,))
+        expected = jax.jvp(lambda x, pool=theirs: pool(x, (2, 2), strides=(2, 2)), (inputs,), (tangent,))
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
 def test_fast_forms_are_for_cpus_alone():
     """On other platforms XLA's own convolution and pooling are what is compiled."""
 
