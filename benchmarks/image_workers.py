@@ -55,7 +55,7 @@ def jaxgen(network: str, data: dict[str, np.ndarray]) -> tuple[Train, float]:
 
     model = FeedForward() if network == "fnn" else ConvNet()
     task = ImageClassification(model, pixel_range=(-1.0, 1.0) if network == "fnn" else (0.0, 1.0))
-    source = from_arrays(data)
+    source = from_arrays({name: data[name] for name in ("image", "label")})
     order = BatchOrder(len(source), BATCH_SIZES[network], seed=0)
     mesh = make_mesh()
     # As `fit` chooses: convolutions run one step a call on CPUs, other nets as many as between reports.

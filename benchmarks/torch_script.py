@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from tyro.conf import Positional
 
 _MEAN, _DEVIATION = 0.1307, 0.3081
 
@@ -44,7 +45,7 @@ def make_network(network: str) -> nn.Module:
     return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
-def main(network: str, data: str, epochs: int = 1) -> None:
+def main(network: Positional[str], data: Positional[str], epochs: int = 1) -> None:
     """Trains and tests.
 
     Args:

@@ -301,3 +301,14 @@ def test_mnist_digits_on_paper(shared_data, tmp_path):
 
     assert accuracy(originals) > 0.95
     assert accuracy(scans) > accuracy(originals) - 0.03
+
+
+def test_pictures_are_never_written_over(digits_run, digits, tmp_path, capsys):
+    picture = tmp_path / "mine.png"
+    Image.fromarray(digits["image"][0, ..., 0]).save(picture)
+    before = picture.read_bytes()
+    code, _, errors = command(
+        "predict", digits_run, picture, "--output", tmp_path / "mine.csv", capsys=capsys
+    )
+    assert (code, errors.count("\n")) == (2, 1) and "mine.png would be written over" in errors
+    assert picture.read_bytes() == before and not (tmp_path / "mine.csv").exists()

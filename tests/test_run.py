@@ -12,7 +12,7 @@ from jaxgen.augment import Augmentation
 from jaxgen.cli import experiments
 from jaxgen.compare import compare_runs
 from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.experiment import Experiment, ImageConfig, command_line
+from jaxgen.experiment import Experiment, ImageConfig, command_line, optimizer_config
 from jaxgen.run import parse, run
 from jaxgen.saved_run import SavedRun
 
@@ -131,6 +131,13 @@ def test_validation_takes_its_part_from_the_end(fraction, data_dir, tmp_path):
     sizes = {split: len(saved.source(split)) for split in ("train", "validation", "test")}
     assert sizes["train"] + sizes["validation"] == 1437 and sizes["test"] == 360
     assert sizes["validation"] == pytest.approx(1437 * fraction, abs=1)
+
+
+def test_preset_on_a_small_set_warms_up_for_a_part_of_it(data_dir, tmp_path):
+    experiment = EXPERIMENTS["mnist_cnn"]
+    config = parse(experiment, ["--preset", "fast", "--data", "digits"])
+    assert optimizer_config(config, 45).schedule.warmup_steps == 15
+    assert optimizer_config(config, 1875).schedule.warmup_steps == config.warmup_steps == 400
 
 
 def test_other_run_in_the_directory_is_refused(finished, data_dir):

@@ -16,11 +16,12 @@ from jaxgen.data import from_arrays
 from jaxgen.errors import JaxgenError, UsageError
 from jaxgen.models import FeedForward
 from jaxgen.parallel import make_mesh
+from jaxgen.run_directory import RunDirectory
 from jaxgen.tasks import ImageClassification, Regression
 from jaxgen.train.evaluate import Evaluator
 from jaxgen.train.feed import trace_once
 from jaxgen.train.hooks import Hook, Progress
-from jaxgen.train.loop import DivergedError
+from jaxgen.train.loop import DivergedError, Tally
 
 
 def rows(number=64, seed=0):
@@ -135,6 +136,24 @@ def test_directory_that_holds_something_else_is_refused(tmp_path):
     with pytest.raises(UsageError, match="is not empty and holds no run"):
         fit(workdir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_loser_of_the_race_for_a_directory_takes_nothing_away(tmp_path):
+    path = tmp_path / "run"
+    first, second = RunDirectory(path), RunDirectory(path)
+    first.make()
+    second._made = [path]  # as where both have made it at once
+    with first.held():
+        with pytest.raises(JaxgenError, match="another process is training"), second.held():
+            pass
+        assert path.is_dir()
+
+
+def test_nan_is_never_the_best():
+    tally = Tally()
+    for value in (float("nan"), 0.5, float("nan"), 0.4):
+        tally.note(value, patience=3)
+    assert (tally.best, tally.evaluations_since_best, tally.converged) == (0.4, 0, False)
 
 
 def test_module_of_ones_own_needs_no_train():
