@@ -36,6 +36,12 @@ def module(name, *arguments, cwd=ROOT):
     return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=cwd)
 
 
+def on_digits(data_dir, workdir, *more):
+    """The command that trains the feed-forward net on digits."""
+    arguments = ["--data", "digits", "--data-dir", data_dir, "--workdir", workdir, *more]
+    return [sys.executable, "-m", "experiments.mnist_fnn", *map(str, arguments)]
+
+
 @pytest.fixture(scope="module")
 def workdir(data_dir, tmp_path_factory):
     """A smoke run that another process has made, with TensorFlow and PyTorch out of reach."""
@@ -117,17 +123,7 @@ def test_debug_shows_the_traceback():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_says_how_to_go_on(number, data_dir, tmp_path):
-    arguments = [
-        "--data",
-        "digits",
-        "--data-dir",
-        data_dir,
-        "--workdir",
-        tmp_path / "run",
-        "--epochs",
-        "100000",
-    ]
-    command = [sys.executable, "-m", "experiments.mnist_fnn", *map(str, arguments)]
+    command = on_digits(data_dir, tmp_path / "run", "--epochs", "100000")
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
@@ -141,25 +137,14 @@ def test_signal_saves_and_says_how_to_go_on(number, data_dir, tmp_path):
     saved, resume = re.search(r"saved at step (\d+); go on with: (.*)", output).groups()
     assert (tmp_path / "run" / "checkpoints" / saved).is_dir()
     assert not (tmp_path / "run" / "result.json").exists()
-    expected = " ".join(["python", "-m", "experiments.mnist_fnn", *map(str, arguments)])
-    assert resume == expected
+    assert resume == " ".join(["python", *command[1:]])
 
 
 def test_full_disk_is_one_line(workdir, data_dir, tmp_path):
     """The writes of a failed save fail one by one, in other threads: none of them speaks, whoever is first."""
 
     for attempt in range(2):
-        arguments = [
-            "--data",
-            "digits",
-            "--data-dir",
-            data_dir,
-            "--workdir",
-            tmp_path / str(attempt),
-            "--steps",
-            "30",
-        ]
-        command = [sys.executable, "-m", "experiments.mnist_fnn", *map(str, arguments)]
+        command = on_digits(data_dir, tmp_path / str(attempt), "--steps", "30")
         limited = ["bash", "-c", 'ulimit -f 300; exec "$@"', "bash", *command]
         done = subprocess.run(limited, capture_output=True, text=True, env=ENVIRONMENT)
         assert done.returncode == 1
@@ -170,8 +155,7 @@ def test_full_disk_is_one_line(workdir, data_dir, tmp_path):
 
 
 def test_closed_pipe_does_not_stop_a_run(data_dir, tmp_path):
-    arguments = ["--data", "digits", "--data-dir", data_dir, "--workdir", tmp_path / "run", "--epochs", "3"]
-    command = [sys.executable, "-m", "experiments.mnist_fnn", *map(str, arguments)]
+    command = on_digits(data_dir, tmp_path / "run", "--epochs", "3")
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
