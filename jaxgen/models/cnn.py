@@ -101,7 +101,8 @@ class ConvNet(nn.Module):
         for stage, features in enumerate(self.channels):
             for index in range(self.convolutions):
                 name = f"{stage}_{index}" if index else f"{stage}"
-                hidden = self._convolution(features, f"conv_{name}")(self._pad(hidden))
+                hidden = self._crop(self._pad(hidden), pooled=index == self.convolutions - 1)
+                hidden = self._convolution(features, f"conv_{name}")(hidden)
                 if self.batch_norm:
                     norm = BatchNorm(axis_name=self.axis_name, name=f"norm_{name}")
                     hidden = norm(hidden, train=train, mask=mask)
@@ -117,6 +118,18 @@ class ConvNet(nn.Module):
             return hidden
         side = ((self.kernel_size - 1) // 2, self.kernel_size // 2)
         return jnp.pad(hidden, ((0, 0), side, side, (0, 0)))
+
+    def _crop(
+        self, hidden: Float[Array, "batch height width features"], pooled: bool
+    ) -> Float[Array, "batch rows columns features"]:
+        """Leaves out what makes only the odd last row and column that pooling drops."""
+        if not pooled or self.batch_norm:  # whose statistics cover them
+            return hidden
+        rows, columns = (
+            size if size < self.kernel_size else size - (size - self.kernel_size + 1) % 2
+            for size in hidden.shape[1:3]
+        )
+        return hidden[:, :rows, :columns]
 
     def _convolution(self, features: int, name: str) -> nn.Conv:
         return nn.Conv(
