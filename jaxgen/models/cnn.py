@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import AnyArray
-from jaxgen.models.convolution import average_pool, convolve, max_pool
+from jaxgen.models.convolution import Convolution, average_pool, max_pool
 from jaxgen.models.feed_forward import FeedForward
 from jaxgen.models.layers import (
     BatchNorm,
@@ -17,7 +17,6 @@ from jaxgen.models.layers import (
     check_dropout,
     check_sizes,
     dtype_name,
-    kernel_init,
 )
 
 _POOLINGS = {"max": max_pool, "average": average_pool}
@@ -97,18 +96,25 @@ class ConvNet(nn.Module):
             mask: what is zero on padding rows (the batch's `weight` will do): batch norm leaves them out.
         """
         self._check_image_size(*inputs.shape[1:3])
+        activate = activation_function(self.activation)
+        # The maximum commutes with ReLU and with adding a bias, and after pooling there is a quarter to do.
+        commute = self.pooling == "max" and self.activation == "relu"
         hidden = jnp.asarray(inputs, self.dtype or jnp.float32)
         for stage, features in enumerate(self.channels):
             for index in range(self.convolutions):
+                last = index == self.convolutions - 1
+                pool = last and commute and not self.batch_norm
                 name = f"{stage}_{index}" if index else f"{stage}"
-                hidden = self._crop(self._pad(hidden), pooled=index == self.convolutions - 1)
-                hidden = self._convolution(features, f"conv_{name}")(hidden)
+                layer = Convolution(features, self.kernel_size, pool, self.dtype, name=f"conv_{name}")
+                hidden = layer(self._pad(hidden))
                 if self.batch_norm:
                     norm = BatchNorm(axis_name=self.axis_name, name=f"norm_{name}")
                     hidden = norm(hidden, train=train, mask=mask)
-                if index < self.convolutions - 1:
-                    hidden = activation_function(self.activation)(hidden)
-            hidden = self._activate_and_pool(hidden)
+                if last and not pool and commute:
+                    hidden = max_pool(hidden)
+                hidden = activate(hidden)
+            if not commute:
+                hidden = _POOLINGS[self.pooling](hidden)
         return self._head()(hidden, train=train, mask=mask)
 
     def _pad(
@@ -118,38 +124,6 @@ class ConvNet(nn.Module):
             return hidden
         side = ((self.kernel_size - 1) // 2, self.kernel_size // 2)
         return jnp.pad(hidden, ((0, 0), side, side, (0, 0)))
-
-    def _crop(
-        self, hidden: Float[Array, "batch height width features"], pooled: bool
-    ) -> Float[Array, "batch rows columns features"]:
-        """Leaves out what makes only the odd last row and column that pooling drops."""
-        if not pooled or self.batch_norm:  # whose statistics cover them
-            return hidden
-        rows, columns = (
-            size if size < self.kernel_size else size - (size - self.kernel_size + 1) % 2
-            for size in hidden.shape[1:3]
-        )
-        return hidden[:, :rows, :columns]
-
-    def _convolution(self, features: int, name: str) -> nn.Conv:
-        return nn.Conv(
-            features,
-            kernel_size=(self.kernel_size, self.kernel_size),
-            padding="VALID",
-            dtype=self.dtype,
-            kernel_init=kernel_init,
-            conv_general_dilated=convolve,
-            name=name,
-        )
-
-    def _activate_and_pool(
-        self, hidden: Float[Array, "batch height width features"]
-    ) -> Float[Array, "batch pooled_height pooled_width features"]:
-        activate, pool = activation_function(self.activation), _POOLINGS[self.pooling]
-        # ReLU and the maximum commute, and after pooling there is a quarter to do.
-        if self.pooling == "max" and self.activation == "relu":
-            return activate(pool(hidden))
-        return pool(activate(hidden))
 
     def _head(self) -> FeedForward:
         return FeedForward(

@@ -5,43 +5,75 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jaxtyping import Array, Float
+
+from jaxgen.models.layers import kernel_init
 
 # Below this many input channels XLA's own convolution is the faster one on CPUs, too.
 _MIN_CHANNELS = 8
 # Below this height or width of the output too many of the 2 x 2 tiles would hang over its edge.
 _MIN_TILED_SIZE = 4
 
-# Lavin & Gray 2015, F(2 x 2, 3 x 3). What its section 4.1 calls B^T and A^T is in `_to_tiles` and `_from_tiles`.
-_KERNEL_TRANSFORM = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+
+class Convolution(nn.Module):
+    """A convolution with stride 1 and no padding, like `flax.linen.Conv`, and after it, if asked, a pooling.
+
+    Attributes:
+        features: channels of the output.
+        kernel_size: height and width of the kernel.
+        pool: whether the maximum of each 2 x 2 square is taken before the bias is added, which comes to the same.
+            What makes only an odd last row or column, which pooling drops, is not computed.
+        dtype: to compute in; None is float32. Parameters are float32.
+    """
+
+    features: int
+    kernel_size: int
+    pool: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, inputs: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch out_height out_width features"]:
+        """Convolves."""
+        size = self.kernel_size
+        kernel = self.param("kernel", kernel_init, (size, size, inputs.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        inputs, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=self.dtype)
+        if not self.pool:
+            return convolve(inputs, kernel) + bias
+        height, width = (length - (length - size + 1) % 2 for length in inputs.shape[1:3])
+        return max_pool(convolve(inputs[:, :height, :width], kernel)) + bias
 
 
 def convolve(
     inputs: Float[Array, "batch height width channels"],
     kernel: Float[Array, "kernel_height kernel_width channels features"],
-    strides: Any,
-    padding: Any,
-    **options: Any,
 ) -> Float[Array, "batch out_height out_width features"]:
-    """Convolves with stride 1 and no padding; a `conv_general_dilated` for `flax.linen.Conv`.
+    """Convolves with stride 1 and no padding.
 
     On CPUs this is matrix multiplications, which XLA does faster than the convolution itself, forwards, backwards,
     and above all inside of a scan: for kernels of 3 x 3 Winograd's minimal filtering, else patches laid side by
     side. All forms are differentiated by JAX like any other function.
     """
-
-    def native(inputs: Array, kernel: Array) -> Array:
-        return lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
-
     rows, columns, channels, _ = kernel.shape
     if channels < _MIN_CHANNELS:
-        return native(inputs, kernel)
+        return _convolve_plainly(inputs, kernel)
     smallest = min(inputs.shape[1] - rows + 1, inputs.shape[2] - columns + 1)
     tiled = (rows, columns) == (3, 3) and smallest >= _MIN_TILED_SIZE and inputs.dtype == jnp.float32
     fast = _convolve_winograd if tiled else _convolve_patches
-    return lax.platform_dependent(inputs, kernel, cpu=fast, default=native)
+    return lax.platform_dependent(inputs, kernel, cpu=fast, default=_convolve_plainly)
+
+
+def _convolve_plainly(
+    inputs: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "kernel_height kernel_width channels features"],
+) -> Float[Array, "batch out_height out_width features"]:
+    return lax.conv_general_dilated(
+        inputs, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _convolve_patches(
@@ -64,11 +96,9 @@ def _convolve_winograd(
     batch, height, width, channels = inputs.shape
     inputs = jnp.pad(inputs, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     tiles = _to_tiles(_to_tiles(inputs, axis=1), axis=3)
-    kernels = jnp.einsum("ia,jb,abcf->jicf", _KERNEL_TRANSFORM, _KERNEL_TRANSFORM, kernel)
-    # The sixteen multiplications; a batch of matrices is faster here than sixteen matrices, or than one einsum.
-    products = lax.dot_general(
-        tiles.reshape(16, -1, channels), kernels.reshape(16, channels, -1), (((2,), (1,)), ((0,), (0,)))
-    ).reshape(*tiles.shape[:-1], -1)
+    kernels = _to_kernels(_to_kernels(kernel, axis=0), axis=1)
+    products = tiles.reshape(16, -1, channels) @ kernels.reshape(16, channels, -1)
+    products = products.reshape(*tiles.shape[:-1], -1)
     columns = [_from_tiles(part) for part in _from_tiles(products)]
     rows = [jnp.stack([left, right], axis=3) for left, right in zip(*columns, strict=True)]
     outputs = jnp.stack(rows, axis=2)  # [batch, tiles down, 2, tiles across, 2, features]
@@ -87,6 +117,13 @@ def _to_tiles(inputs: Float[Array, "*shape"], axis: int) -> Float[Array, "4 *til
     first, second = (lax.split(part, (count, 1), axis)[0] for part in (even, odd))
     third, fourth = (lax.split(part, (1, count), axis)[1] for part in (even, odd))
     return jnp.stack([first - third, second + third, third - second, second - fourth])
+
+
+def _to_kernels(kernel: Float[Array, "*shape"], axis: int) -> Float[Array, "4 *others"]:
+    """Transforms the three taps of a kernel along an axis."""
+    first, second, third = (jnp.squeeze(part, axis) for part in lax.split(kernel, (1,) * 3, axis))
+    outer = (first + third) / 2
+    return jnp.stack([first, outer + second / 2, outer - second / 2, third])
 
 
 def _from_tiles(products: Float[Array, "4 *shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:

@@ -8,7 +8,7 @@ import pytest
 
 from jaxgen.errors import UsageError
 from jaxgen.models import ConvNet, FeedForward
-from jaxgen.models.convolution import average_pool, convolve, max_pool
+from jaxgen.models.convolution import Convolution, average_pool, convolve, max_pool
 from jaxgen.train.state import count_parameters
 
 RNG = np.random.default_rng(0)
@@ -101,8 +101,7 @@ def test_fast_forms_are_for_cpus_alone():
     """On other platforms XLA's own convolution and pooling are what is compiled."""
 
     def stage(inputs, kernel):
-        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-        return max_pool(convolve(inputs, kernel, (1, 1), "VALID", **options)).sum()
+        return max_pool(convolve(inputs, kernel)).sum()
 
     shapes = (
         jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32),
@@ -119,20 +118,71 @@ def test_fast_forms_are_for_cpus_alone():
     assert "stablehlo.select_and_scatter" not in exported["cpu"]
 
 
-@pytest.mark.parametrize("channels", [1, 9])
-def test_convolution_is_xlas_in_value_and_gradient(channels):
-    inputs = jnp.asarray(RNG.normal(size=(2, 7, 6, channels)), jnp.float32)
-    kernel = jnp.asarray(RNG.normal(size=(3, 2, channels, 5)), jnp.float32)
-    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+def convolution_case(image_size, kernel_size, channels):
+    inputs = jnp.asarray(RNG.normal(size=(2, *image_size, channels)), jnp.float32)
+    kernel = jnp.asarray(RNG.normal(size=(*kernel_size, channels, 5)), jnp.float32)
+    return inputs, kernel
 
-    def plain(inputs, kernel):
-        return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), "VALID", **options)
 
-    value, pull = jax.vjp(lambda x, k: convolve(x, k, (1, 1), "VALID", **options), inputs, kernel)
-    expected, expected_pull = jax.vjp(plain, inputs, kernel)
+def plain_convolution(inputs, kernel):
+    return jax.lax.conv_general_dilated(
+        inputs, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+# Few channels; a kernel that isn't 3 x 3; 3 x 3 with an output too small for tiles, even, odd, and in between.
+@pytest.mark.parametrize(
+    ("image_size", "kernel_size", "channels"),
+    [
+        ((7, 6), (3, 2), 1),
+        ((7, 6), (3, 2), 9),
+        ((5, 9), (3, 3), 9),
+        ((6, 8), (3, 3), 9),
+        ((7, 9), (3, 3), 9),
+        ((8, 11), (3, 3), 16),
+    ],
+)
+def test_convolution_is_xlas_in_value_and_gradient(image_size, kernel_size, channels):
+    inputs, kernel = convolution_case(image_size, kernel_size, channels)
+    value, pull = jax.vjp(convolve, inputs, kernel)
+    expected, expected_pull = jax.vjp(plain_convolution, inputs, kernel)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=5e-5)
+    cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
+    for ours, theirs in zip(pull(cotangent), expected_pull(cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)
+
+
+def test_convolution_has_forward_mode_and_maps_over_kernels():
+    inputs, kernel = convolution_case((6, 7), (3, 3), 9)
+    tangents = convolution_case((6, 7), (3, 3), 9)
+    found = jax.jvp(convolve, (inputs, kernel), tangents)
+    expected = jax.jvp(plain_convolution, (inputs, kernel), tangents)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)
+    kernels = jnp.stack([kernel, tangents[1]])
+    mapped = jax.vmap(convolve, (None, 0))(inputs, kernels)
+    np.testing.assert_allclose(mapped[1], plain_convolution(inputs, kernels[1]), rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("image_size", [(28, 28), (13, 16)])
+def test_pooling_within_a_convolution_is_pooling_after_it(image_size):
+    """Nor is what the odd last row and column would have been missed in the gradient."""
+    inputs, _ = convolution_case(image_size, (3, 3), 9)
+    early, late = (Convolution(5, 3, pool=pool) for pool in (True, False))
+    params = early.init(jax.random.key(0), inputs)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+
+    def apart(params, inputs):
+        return nn.max_pool(late.apply(params, inputs), (2, 2), strides=(2, 2))
+
+    value, pull = jax.vjp(early.apply, params, inputs)
+    expected, expected_pull = jax.vjp(apart, params, inputs)
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
-    for ours, theirs in zip(pull(value), expected_pull(value), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+    cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
+    for ours, theirs in zip(
+        jax.tree.leaves(pull(cotangent)), jax.tree.leaves(expected_pull(cotangent)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", [FeedForward((8,), dropout=0.5), ConvNet((2,), widths=(8,), dropout=0.5)])
