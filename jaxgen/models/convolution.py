@@ -1,5 +1,6 @@
 """Convolution and pooling in the forms that are fast on CPUs as well; elsewhere XLA's own convolution."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -95,41 +96,47 @@ def _convolve_winograd(
     """Makes 2 x 2 outputs from 4 x 4 inputs with 16 multiplications in place of 36 (Lavin & Gray 2015, section 4.1)."""
     batch, height, width, channels = inputs.shape
     inputs = jnp.pad(inputs, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
-    tiles = _to_tiles(_to_tiles(inputs, axis=1), axis=3)
-    kernels = _to_kernels(_to_kernels(kernel, axis=0), axis=1)
-    products = tiles.reshape(16, -1, channels) @ kernels.reshape(16, channels, -1)
-    products = products.reshape(*tiles.shape[:-1], -1)
-    columns = [_from_tiles(part) for part in _from_tiles(products)]
+    # The sixteen products are computed as four batches of four: these run beside each other on several cores.
+    tiles = _to_tiles(jnp.stack(_to_tiles(inputs, axis=1)), axis=3)
+    kernels = _to_kernels(jnp.stack(_to_kernels(kernel, axis=0)), axis=1)
+    products = [
+        (rows.reshape(4, -1, channels) @ matrices).reshape(*rows.shape[:-1], -1)
+        for rows, matrices in zip(tiles, kernels, strict=True)
+    ]
+    columns = [_from_tiles(_unstack(part)) for part in _from_tiles(products)]
     rows = [jnp.stack([left, right], axis=3) for left, right in zip(*columns, strict=True)]
     outputs = jnp.stack(rows, axis=2)  # [batch, tiles down, 2, tiles across, 2, features]
     down, across = outputs.shape[1], outputs.shape[3]
     return outputs.reshape(batch, 2 * down, 2 * across, -1)[:, : height - 2, : width - 2]
 
 
-def _to_tiles(inputs: Float[Array, "*shape"], axis: int) -> Float[Array, "4 *tiled"]:
+def _to_tiles(inputs: Array, axis: int) -> list[Array]:
     """Turns 2 n + 2 rows along an axis into n tiles, two rows apart, of four, and transforms each tile.
 
     Splits and stacks are each other's derivatives; those of slices would be padding, which is slow on CPUs.
     """
     shape, count = inputs.shape, inputs.shape[axis] // 2 - 1
-    pairs = inputs.reshape(*shape[:axis], count + 1, 2, *shape[axis + 1 :])
-    even, odd = (jnp.squeeze(part, axis + 1) for part in lax.split(pairs, (1, 1), axis + 1))
+    even, odd = _unstack(inputs.reshape(*shape[:axis], count + 1, 2, *shape[axis + 1 :]), axis + 1)
     first, second = (lax.split(part, (count, 1), axis)[0] for part in (even, odd))
     third, fourth = (lax.split(part, (1, count), axis)[1] for part in (even, odd))
-    return jnp.stack([first - third, second + third, third - second, second - fourth])
+    return [first - third, second + third, third - second, second - fourth]
 
 
-def _to_kernels(kernel: Float[Array, "*shape"], axis: int) -> Float[Array, "4 *others"]:
+def _to_kernels(kernel: Array, axis: int) -> list[Array]:
     """Transforms the three taps of a kernel along an axis."""
-    first, second, third = (jnp.squeeze(part, axis) for part in lax.split(kernel, (1,) * 3, axis))
+    first, second, third = _unstack(kernel, axis)
     outer = (first + third) / 2
-    return jnp.stack([first, outer + second / 2, outer - second / 2, third])
+    return [first, outer + second / 2, outer - second / 2, third]
 
 
-def _from_tiles(products: Float[Array, "4 *shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+def _from_tiles(products: Sequence[Array]) -> tuple[Array, Array]:
     """Transforms four products back to two outputs."""
-    first, second, third, fourth = (jnp.squeeze(part, 0) for part in lax.split(products, (1,) * 4))
+    first, second, third, fourth = products
     return first + second + third, second - third - fourth
+
+
+def _unstack(stacked: Array, axis: int = 0) -> list[Array]:
+    return [jnp.squeeze(part, axis) for part in lax.split(stacked, (1,) * stacked.shape[axis], axis)]
 
 
 def max_pool(
