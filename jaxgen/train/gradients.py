@@ -138,8 +138,22 @@ def apply_gradients(
     """Takes the optimiser's step, or leaves everything as it was where the objective was not finite."""
     if isinstance(optimizer, RowOptimizer):
         return optimizer.apply(gradients, opt_state, params, finite)
-    updates, new_opt_state = optimizer.update(gradients, opt_state, params)
-    return keep_if(finite, (optax.apply_updates(params, updates), new_opt_state), (params, opt_state))
+
+    def move(gradients: Any, opt_state: Any, params: Params) -> tuple[Params, Any]:
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def stay(gradients: Any, opt_state: Any, params: Params) -> tuple[Params, Any]:
+        return params, opt_state
+
+    def branch(*operands: Any) -> tuple[Params, Any]:
+        return jax.lax.cond(finite, move, stay, *operands)
+
+    def choose(*operands: Any) -> tuple[Params, Any]:
+        return keep_if(finite, move(*operands), stay(*operands))
+
+    # On CPUs choosing leaf by leaf costs copies and another pass; on accelerators a branch could make the host wait.
+    return jax.lax.platform_dependent(gradients, opt_state, params, cpu=branch, default=choose)
 
 
 def keep_if(finite: Bool[Array, ""], new: Any, old: Any) -> Any:
