@@ -50,9 +50,11 @@ def jaxgen(network: str, data: dict[str, np.ndarray]) -> tuple[Train, float]:
 
     from jaxgen import ConvNet, FeedForward, ImageClassification, TrainState, make_train_step
     from jaxgen.data import BatchOrder, from_arrays
+    from jaxgen.memory import keep_freed_memory
     from jaxgen.parallel import make_mesh, put_state
     from jaxgen.train.feed import ResidentFeed
 
+    keep_freed_memory()
     model = FeedForward() if network == "fnn" else ConvNet()
     task = ImageClassification(model, pixel_range=(-1.0, 1.0) if network == "fnn" else (0.0, 1.0))
     source = from_arrays({name: data[name] for name in ("image", "label")})

@@ -18,6 +18,7 @@ from jaxgen import signals
 from jaxgen.data import folder
 from jaxgen.errors import JaxgenError
 from jaxgen.experiment import Experiment, TrainConfig, command_line, optimizer_config
+from jaxgen.memory import keep_freed_memory
 from jaxgen.run_directory import RunDirectory
 from jaxgen.splits import load_splits
 from jaxgen.train.hooks import Hook, format_figures, say
@@ -107,6 +108,7 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     """
     from jaxgen import parallel
 
+    keep_freed_memory()
     parallel.initialize()
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
     directory.make()

@@ -1,5 +1,6 @@
 """What the model families share: initialisation, activations by name, batch norm, checks of their fields."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from jaxgen.errors import UsageError, unknown
-from jaxgen.metrics import AnyArray, Mean, spread
+from jaxgen.metrics import AnyArray, Mean
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": nn.elu,
@@ -91,12 +92,13 @@ class BatchNorm(nn.Module):
     def _statistics(
         self, values: Float[Array, "batch *positions features"], mask: Shaped[AnyArray, " batch"] | None
     ) -> tuple[Float[Array, " features"], Float[Array, " features"], Float[Array, ""]]:
-        axes = tuple(range(values.ndim - 1))
-        kept = jnp.ones(()) if mask is None else jnp.asarray(mask) != 0
-        kept = spread(kept, values.shape[:-1])[..., None]
+        batch, *positions = values.shape[:-1]
+        kept = jnp.ones(batch) if mask is None else (jnp.asarray(mask) != 0).astype(jnp.float32)
 
         def mean_of(terms: Float[Array, "batch *positions features"]) -> Mean:
-            sums = Mean((terms * kept).sum(axes), kept.sum())
+            # Positions first: an example is kept with all of them or not at all.
+            by_example = terms.sum(axis=tuple(range(1, terms.ndim - 1)))
+            sums = Mean((by_example * kept[:, None]).sum(axis=0), kept.sum() * math.prod(positions))
             return sums if self.axis_name is None else jax.lax.psum(sums, self.axis_name)
 
         mean = mean_of(values).compute()
