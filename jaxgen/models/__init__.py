@@ -1,6 +1,7 @@
 """Pure Flax Linen modules, a family a file. They know nothing of losses, optimisers or data."""
 
 from jaxgen.models.cnn import ConvNet
+from jaxgen.models.convolution import average_pool, convolve, convolve_transposed, max_pool
 from jaxgen.models.feed_forward import FeedForward
 
-__all__ = ["ConvNet", "FeedForward"]
+__all__ = ["ConvNet", "FeedForward", "average_pool", "convolve", "convolve_transposed", "max_pool"]

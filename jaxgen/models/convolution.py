@@ -1,5 +1,6 @@
 """Convolution and pooling in the forms that are fast on CPUs as well; elsewhere XLA's own convolution."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,9 @@ from jaxtyping import Array, Float
 
 from jaxgen.models.layers import kernel_init
 
-# Below this many input channels XLA's own convolution is the faster one on CPUs, too.
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+# Below this many channels XLA's own convolution is the faster one on CPUs, too.
 _MIN_CHANNELS = 8
 # Below this height or width of the output too many of the 2 x 2 tiles would hang over its edge.
 _MIN_TILED_SIZE = 4
@@ -52,29 +55,77 @@ class Convolution(nn.Module):
 def convolve(
     inputs: Float[Array, "batch height width channels"],
     kernel: Float[Array, "kernel_height kernel_width channels features"],
+    stride: int = 1,
 ) -> Float[Array, "batch out_height out_width features"]:
-    """Convolves with stride 1 and no padding.
+    """Convolves without padding: `jax.lax.conv_general_dilated`, in the form that is fast on the platform.
 
     On CPUs this is matrix multiplications, which XLA does faster than the convolution itself, forwards, backwards,
     and above all inside of a scan: for kernels of 3 x 3 Winograd's minimal filtering, else patches laid side by
-    side. All forms are differentiated by JAX like any other function.
+    side. All forms are differentiated by JAX like any other function. With a larger stride, or few input channels,
+    XLA's own form is the faster one there, too.
     """
     rows, columns, channels, _ = kernel.shape
-    if channels < _MIN_CHANNELS:
-        return _convolve_plainly(inputs, kernel)
+    if stride > 1 or channels < _MIN_CHANNELS:
+        return _convolve_plainly(inputs, kernel, stride)
     smallest = min(inputs.shape[1] - rows + 1, inputs.shape[2] - columns + 1)
     tiled = (rows, columns) == (3, 3) and smallest >= _MIN_TILED_SIZE and inputs.dtype == jnp.float32
     fast = _convolve_winograd if tiled else _convolve_patches
     return lax.platform_dependent(inputs, kernel, cpu=fast, default=_convolve_plainly)
 
 
+def convolve_transposed(
+    inputs: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "kernel_height kernel_width channels features"],
+    stride: int = 2,
+) -> Float[Array, "batch out_height out_width features"]:
+    """Makes images `stride` times as high and wide: `jax.lax.conv_transpose` with the padding "SAME".
+
+    On CPUs it is one convolution that makes a block of stride x stride pixels for each pixel; XLA's own form is
+    slow there, many times so in the gradient of the kernel, but for few output channels.
+    """
+
+    def plain(inputs: Array, kernel: Array) -> Array:
+        return lax.conv_transpose(inputs, kernel, (stride, stride), "SAME", dimension_numbers=_LAYOUT)
+
+    if kernel.shape[-1] < _MIN_CHANNELS:
+        return plain(inputs, kernel)
+    fast = functools.partial(_blocks_transposed, stride=stride)
+    return lax.platform_dependent(inputs, kernel, cpu=fast, default=plain)
+
+
 def _convolve_plainly(
     inputs: Float[Array, "batch height width channels"],
     kernel: Float[Array, "kernel_height kernel_width channels features"],
+    stride: int = 1,
 ) -> Float[Array, "batch out_height out_width features"]:
-    return lax.conv_general_dilated(
-        inputs, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(inputs, kernel, (stride, stride), "VALID", dimension_numbers=_LAYOUT)
+
+
+def _blocks_transposed(
+    inputs: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "kernel_height kernel_width channels features"],
+    stride: int,
+) -> Float[Array, "batch out_height out_width features"]:
+    """Makes a block of stride x stride pixels from each window of the inputs, and cuts the result to its size."""
+    batch, height, width, _ = inputs.shape
+    rows, columns, channels, features = kernel.shape
+    tall, wide = (-(-size // stride) for size in (rows, columns))
+    over = ((stride * tall - rows, 0), (stride * wide - columns, 0), (0, 0), (0, 0))
+    taps = jnp.pad(kernel, over).reshape(tall, stride, wide, stride, channels, features)[:, ::-1, :, ::-1]
+    taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(tall, wide, channels, -1)
+    around = ((0, 0), (tall - 1, tall - 1), (wide - 1, wide - 1), (0, 0))
+    blocks = convolve(jnp.pad(inputs, around), taps)
+    down, across = blocks.shape[1:3]
+    pixels = blocks.reshape(batch, down, across, stride, stride, features).transpose(0, 1, 3, 2, 4, 5)
+    pixels = pixels.reshape(batch, stride * down, stride * across, features)
+    top, left = (_same_offset(size, stride) for size in (rows, columns))
+    return pixels[:, top : top + stride * height, left : left + stride * width]
+
+
+def _same_offset(size: int, stride: int) -> int:
+    """Gives where `lax.conv_transpose` begins to cut the whole result with the padding "SAME"."""
+    before = size - 1 if stride > size - 1 else -(-(size + stride - 2) // 2)
+    return size - 1 - before
 
 
 def _convolve_patches(

@@ -8,7 +8,6 @@ import pytest
 
 from jaxgen.errors import UsageError
 from jaxgen.models import ConvNet, FeedForward
-from jaxgen.models.convolution import Convolution, average_pool, convolve, max_pool
 from jaxgen.train.state import count_parameters
 
 RNG = np.random.default_rng(0)
@@ -64,125 +63,6 @@ def test_logits_are_float32_in_every_compute_dtype(model):
     assert exact.dtype == half.dtype == jnp.float32
     np.testing.assert_allclose(exact, half, atol=0.05)
     assert (exact != half).any()
-
-
-@pytest.mark.parametrize("shape", [(2, 6, 8, 3), (2, 7, 5, 3)])
-def test_pooling_is_flaxs_in_value_and_gradient(shape):
-    inputs = jnp.asarray(RNG.normal(size=shape), jnp.float32)
-    cotangent = None
-    for ours, theirs in ((max_pool, nn.max_pool), (average_pool, nn.avg_pool)):
-        value, pull = jax.vjp(ours, inputs)
-        expected, expected_pull = jax.vjp(lambda x, pool=theirs: pool(x, (2, 2), strides=(2, 2)), inputs)
-        np.testing.assert_allclose(value, expected, rtol=1e-6)
-        cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
-        np.testing.assert_allclose(pull(cotangent)[0], expected_pull(cotangent)[0], rtol=1e-6)
-
-
-def test_of_ties_the_first_one_has_the_gradient_as_flaxs():
-    inputs = jnp.asarray(RNG.integers(0, 3, size=(4, 9, 11, 5)), jnp.float32)
-    assert len(np.unique(inputs)) == 3, "nearly every square has ties"
-    value, pull = jax.vjp(max_pool, inputs)
-    expected, expected_pull = jax.vjp(lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)), inputs)
-    np.testing.assert_array_equal(value, expected)
-    cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
-    np.testing.assert_array_equal(pull(cotangent)[0], expected_pull(cotangent)[0])
-
-
-def test_pooling_has_forward_mode_too():
-    inputs, tangent = (jnp.asarray(RNG.normal(size=(2, 5, 6, 3)), jnp.float32) for _ in range(2))
-    for ours, theirs in ((max_pool, nn.max_pool), (average_pool, nn.avg_pool)):
-        found = jax.jvp(ours, (inputs,), (tangent,))
-        expected = jax.jvp(lambda x, pool=theirs: pool(x, (2, 2), strides=(2, 2)), (inputs,), (tangent,))
-        for a, b in zip(found, expected, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6)
-
-
-def test_fast_forms_are_for_cpus_alone():
-    """On other platforms XLA's own convolution and pooling are what is compiled."""
-
-    def stage(inputs, kernel):
-        return max_pool(convolve(inputs, kernel)).sum()
-
-    shapes = (
-        jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32),
-        jax.ShapeDtypeStruct((3, 3, 16, 4), jnp.float32),
-    )
-    exported = {
-        platform: jax.export.export(jax.jit(jax.grad(stage)), platforms=[platform])(*shapes).mlir_module()
-        for platform in ("cpu", "cuda", "tpu")
-    }
-    for platform in ("cuda", "tpu"):
-        assert "stablehlo.convolution" in exported[platform]
-        assert "stablehlo.select_and_scatter" in exported[platform]
-    assert "stablehlo.convolution" not in exported["cpu"]
-    assert "stablehlo.select_and_scatter" not in exported["cpu"]
-
-
-def convolution_case(image_size, kernel_size, channels):
-    inputs = jnp.asarray(RNG.normal(size=(2, *image_size, channels)), jnp.float32)
-    kernel = jnp.asarray(RNG.normal(size=(*kernel_size, channels, 5)), jnp.float32)
-    return inputs, kernel
-
-
-def plain_convolution(inputs, kernel):
-    return jax.lax.conv_general_dilated(
-        inputs, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-# Few channels; a kernel that isn't 3 x 3; 3 x 3 with an output too small for tiles, even, odd, and in between.
-@pytest.mark.parametrize(
-    ("image_size", "kernel_size", "channels"),
-    [
-        ((7, 6), (3, 2), 1),
-        ((7, 6), (3, 2), 9),
-        ((5, 9), (3, 3), 9),
-        ((6, 8), (3, 3), 9),
-        ((7, 9), (3, 3), 9),
-        ((8, 11), (3, 3), 16),
-    ],
-)
-def test_convolution_is_xlas_in_value_and_gradient(image_size, kernel_size, channels):
-    inputs, kernel = convolution_case(image_size, kernel_size, channels)
-    value, pull = jax.vjp(convolve, inputs, kernel)
-    expected, expected_pull = jax.vjp(plain_convolution, inputs, kernel)
-    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=5e-5)
-    cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
-    for ours, theirs in zip(pull(cotangent), expected_pull(cotangent), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)
-
-
-def test_convolution_has_forward_mode_and_maps_over_kernels():
-    inputs, kernel = convolution_case((6, 7), (3, 3), 9)
-    tangents = convolution_case((6, 7), (3, 3), 9)
-    found = jax.jvp(convolve, (inputs, kernel), tangents)
-    expected = jax.jvp(plain_convolution, (inputs, kernel), tangents)
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)
-    kernels = jnp.stack([kernel, tangents[1]])
-    mapped = jax.vmap(convolve, (None, 0))(inputs, kernels)
-    np.testing.assert_allclose(mapped[1], plain_convolution(inputs, kernels[1]), rtol=1e-5, atol=5e-5)
-
-
-@pytest.mark.parametrize("image_size", [(28, 28), (13, 16)])
-def test_pooling_within_a_convolution_is_pooling_after_it(image_size):
-    """Nor is what the odd last row and column would have been missed in the gradient."""
-    inputs, _ = convolution_case(image_size, (3, 3), 9)
-    early, late = (Convolution(5, 3, pool=pool) for pool in (True, False))
-    params = early.init(jax.random.key(0), inputs)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
-
-    def apart(params, inputs):
-        return nn.max_pool(late.apply(params, inputs), (2, 2), strides=(2, 2))
-
-    value, pull = jax.vjp(early.apply, params, inputs)
-    expected, expected_pull = jax.vjp(apart, params, inputs)
-    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-5)
-    cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
-    for ours, theirs in zip(
-        jax.tree.leaves(pull(cotangent)), jax.tree.leaves(expected_pull(cotangent)), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("model", [FeedForward((8,), dropout=0.5), ConvNet((2,), widths=(8,), dropout=0.5)])
