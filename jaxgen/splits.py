@@ -46,7 +46,8 @@ def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | No
             f"{experiment.name} needs data with {' and '.join(experiment.needs)}; {config.data} has "
             f"{' and '.join(found)}"
         )
-    return splits
+    # What is evaluated is read several times; the training split goes to the device.
+    return {name: source if name == "train" else source.held() for name, source in splits.items()}
 
 
 def _splits(config: TrainConfig) -> dict[str, str]:

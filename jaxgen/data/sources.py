@@ -3,7 +3,7 @@
 import concurrent.futures
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -91,6 +91,11 @@ class Source:
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             parts = list(pool.map(self.gather, pieces))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def held(self, most_bytes: int = 2**28) -> "Source":
+        """Reads the split into memory, so that nothing is decoded twice, unless it takes more than so much."""
+        size = len(self) * sum(values.nbytes for values in self[0].values())
+        return replace(self, reader=InMemory(self.arrays())) if size <= most_bytes else self
 
 
 @dataclass(frozen=True)
