@@ -1,6 +1,7 @@
 """The command line: `jaxgen list | evaluate | plot | predict | compare | data prepare`."""
 
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -99,6 +100,11 @@ def predict(
         raise UsageError("give the pictures to predict, files or folders of them")
     if taken := {output.resolve(), output.with_suffix(".png").resolve()} & {file.resolve() for file in files}:
         raise UsageError(f"{shown(taken.pop())} would be written over: give another --output")
+    for file in files:
+        if os.path.isdir(file) and output.resolve().is_relative_to(file.resolve()):  # noqa: PTH112
+            raise UsageError(
+                f"{shown(output)} would lie among the pictures of {shown(file)}: give another --output"
+            )
     saved = SavedRun(run, data_dir)
     predictions, failed = [], 0
     for outcome in prediction.predict(saved, files):

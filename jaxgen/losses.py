@@ -34,7 +34,9 @@ def cross_entropy(
         raise UsageError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1")
     logits = _without_padding(jnp.asarray(logits, jnp.float32), weights)
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
-    target = jnp.take_along_axis(logits, jnp.asarray(labels)[..., None], axis=-1)[..., 0]
+    # Compared, not gathered: the gradient of a gather is a scatter, which nothing else is fused with.
+    chosen = jnp.asarray(labels)[..., None] == jnp.arange(logits.shape[-1])
+    target = jnp.where(chosen.any(axis=-1), jnp.where(chosen, logits, 0).sum(axis=-1), jnp.nan)
     if label_smoothing:
         target = (1 - label_smoothing) * target + label_smoothing * logits.mean(axis=-1)
     return Mean.of(log_normalizer - target, weights)

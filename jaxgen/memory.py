@@ -8,11 +8,11 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep the memory that is freed, up to 2 GiB, rather than give it back to the system.
+    """Has glibc keep the memory that is freed, for good, rather than give it back to the system.
 
     XLA's CPU backend asks for a step's workspace anew at each step. Large ones would come from the system every time,
-    as pages that have to be cleared first: with networks of many activations a fifth of the time. Does nothing where
-    the C library isn't glibc.
+    as pages that have to be cleared first: with networks of many activations a fifth of the time. Meant for processes
+    that do one job. Does nothing where the C library isn't glibc.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)

@@ -72,6 +72,7 @@ def _describe_presets(experiment: Experiment) -> list[str]:
 
 def guard(action: Callable[[], Any], debug: bool) -> NoReturn:
     """Carries out an action and exits, with one line for the person in place of a traceback."""
+    keep_freed_memory()
     watch = signals.Watch()
     watch.install()
     # When a save fails, Orbax no longer waits for its other writes, and their own failures come out of nowhere.
@@ -108,7 +109,6 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     """
     from jaxgen import parallel
 
-    keep_freed_memory()
     parallel.initialize()
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
     directory.make()

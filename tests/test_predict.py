@@ -312,3 +312,8 @@ def test_pictures_are_never_written_over(digits_run, digits, tmp_path, capsys):
     )
     assert (code, errors.count("\n")) == (2, 1) and "mine.png would be written over" in errors
     assert picture.read_bytes() == before and not (tmp_path / "mine.csv").exists()
+    code, _, errors = command(
+        "predict", digits_run, tmp_path, "--output", tmp_path / "mine.csv", capsys=capsys
+    )
+    assert (code, errors.count("\n")) == (2, 1) and "among the pictures of" in errors
+    assert picture.read_bytes() == before and not (tmp_path / "mine.csv").exists()

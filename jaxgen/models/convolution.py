@@ -17,6 +17,8 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 # Below this many channels XLA's own convolution is the faster one on CPUs, too.
 _MIN_CHANNELS = 8
+# Inputs that would take more than this when they are unfolded to tiles or patches are convolved by XLA's own form.
+_MOST_UNFOLDED_BYTES = 2**28
 # Below this height or width of the output too many of the 2 x 2 tiles would hang over its edge.
 _MIN_TILED_SIZE = 4
 
@@ -60,15 +62,23 @@ def convolve(
     """Convolves without padding: `jax.lax.conv_general_dilated`, in the form that is fast on the platform.
 
     On CPUs this is matrix multiplications, which XLA does faster than the convolution itself, forwards, backwards,
-    and above all inside of a scan: for kernels of 3 x 3 Winograd's minimal filtering, else patches laid side by
-    side. All forms are differentiated by JAX like any other function. With a larger stride, or few input channels,
-    XLA's own form is the faster one there, too.
+    and above all inside of a scan: Winograd's minimal filtering for kernels of 3 x 3 in float32 where the output is
+    4 x 4 at least, else patches laid side by side. All forms are differentiated by JAX like any other function. With
+    a larger stride, or few input channels, XLA's own form is the faster one there, too; with very large inputs it is
+    taken for the memory that the others would need.
+
+    Args:
+        inputs: of the kernel's height and width at least.
+        kernel: of any size.
+        stride: rows and columns from one output to the next.
     """
     rows, columns, channels, _ = kernel.shape
-    if stride > 1 or channels < _MIN_CHANNELS:
-        return _convolve_plainly(inputs, kernel, stride)
     smallest = min(inputs.shape[1] - rows + 1, inputs.shape[2] - columns + 1)
     tiled = (rows, columns) == (3, 3) and smallest >= _MIN_TILED_SIZE and inputs.dtype == jnp.float32
+    # Tiles of 4 x 4 overlap by two: each input lies in four of them.
+    unfolded = (4 if tiled else rows * columns) * inputs.size * inputs.dtype.itemsize
+    if stride > 1 or channels < _MIN_CHANNELS or unfolded > _MOST_UNFOLDED_BYTES:
+        return _convolve_plainly(inputs, kernel, stride)
     fast = _convolve_winograd if tiled else _convolve_patches
     return lax.platform_dependent(inputs, kernel, cpu=fast, default=_convolve_plainly)
 
@@ -82,6 +92,11 @@ def convolve_transposed(
 
     On CPUs it is one convolution that makes a block of stride x stride pixels for each pixel; XLA's own form is
     slow there, many times so in the gradient of the kernel, but for few output channels.
+
+    Args:
+        inputs: images.
+        kernel: as `jax.lax.conv_transpose` takes it: not mirrored, input channels before output channels.
+        stride: rows and columns of the output for one of the input.
     """
 
     def plain(inputs: Array, kernel: Array) -> Array:
@@ -146,19 +161,20 @@ def _convolve_winograd(
 ) -> Float[Array, "batch out_height out_width features"]:
     """Makes 2 x 2 outputs from 4 x 4 inputs with 16 multiplications in place of 36 (Lavin & Gray 2015, section 4.1)."""
     batch, height, width, channels = inputs.shape
+    features = kernel.shape[-1]
     inputs = jnp.pad(inputs, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     # The sixteen products are computed as four batches of four: these run beside each other on several cores.
+    down, across = (inputs.shape[1] - 2) // 2, (inputs.shape[2] - 2) // 2
     tiles = _to_tiles(jnp.stack(_to_tiles(inputs, axis=1)), axis=3)
     kernels = _to_kernels(jnp.stack(_to_kernels(kernel, axis=0)), axis=1)
     products = [
-        (rows.reshape(4, -1, channels) @ matrices).reshape(*rows.shape[:-1], -1)
+        (rows.reshape(4, batch * down * across, channels) @ matrices).reshape(*rows.shape[:-1], features)
         for rows, matrices in zip(tiles, kernels, strict=True)
     ]
     columns = [_from_tiles(_unstack(part)) for part in _from_tiles(products)]
     rows = [jnp.stack([left, right], axis=3) for left, right in zip(*columns, strict=True)]
     outputs = jnp.stack(rows, axis=2)  # [batch, tiles down, 2, tiles across, 2, features]
-    down, across = outputs.shape[1], outputs.shape[3]
-    return outputs.reshape(batch, 2 * down, 2 * across, -1)[:, : height - 2, : width - 2]
+    return outputs.reshape(batch, 2 * down, 2 * across, features)[:, : height - 2, : width - 2]
 
 
 def _to_tiles(inputs: Array, axis: int) -> list[Array]:

@@ -1,5 +1,6 @@
 """The ways to get and apply a gradient: dense, and by the rows of big tables that a batch touches."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
@@ -139,21 +140,30 @@ def apply_gradients(
     if isinstance(optimizer, RowOptimizer):
         return optimizer.apply(gradients, opt_state, params, finite)
 
-    def move(gradients: Any, opt_state: Any, params: Params) -> tuple[Params, Any]:
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-
-    def stay(gradients: Any, opt_state: Any, params: Params) -> tuple[Params, Any]:
-        return params, opt_state
-
-    def branch(*operands: Any) -> tuple[Params, Any]:
-        return jax.lax.cond(finite, move, stay, *operands)
-
-    def choose(*operands: Any) -> tuple[Params, Any]:
-        return keep_if(finite, move(*operands), stay(*operands))
+    def move(gradients: Any, params: Params, opt_state: Any) -> tuple[Params, Any]:
+        updates, new_opt_state = optimizer.update(gradients, opt_state, params)
+        new = optax.apply_updates(params, updates), new_opt_state
+        return jax.tree.map(_as_before, new, (params, opt_state))
 
     # On CPUs choosing leaf by leaf costs copies and another pass; on accelerators a branch could make the host wait.
-    return jax.lax.platform_dependent(gradients, opt_state, params, cpu=branch, default=choose)
+    cpu, default = (functools.partial(choose, move) for choose in (branch, select))
+    return jax.lax.platform_dependent(finite, gradients, params, opt_state, cpu=cpu, default=default)
+
+
+def branch(move: Callable[..., Any], finite: Bool[Array, ""], gradients: Any, *old: Any) -> Any:
+    """Moves where `finite` holds, and else gives what there was, as two branches."""
+    return jax.lax.cond(finite, move, lambda gradients, *old: old, gradients, *old)
+
+
+def select(move: Callable[..., Any], finite: Bool[Array, ""], gradients: Any, *old: Any) -> Any:
+    """Does the same by moving in any case, and choosing leaf by leaf."""
+    return keep_if(finite, move(gradients, *old), old)
+
+
+def _as_before(new: Any, old: Any) -> Any:
+    """Keeps the dtype that a leaf had: what a step gives, the next one takes."""
+    new = jnp.asarray(new)
+    return new if new.dtype == old.dtype else new.astype(old.dtype)
 
 
 def keep_if(finite: Bool[Array, ""], new: Any, old: Any) -> Any:

@@ -37,6 +37,16 @@ def test_stored_source(data_dir: Path) -> None:
             source.gather(wrong)
 
 
+def test_small_splits_are_held_and_large_ones_read_on(data_dir: Path) -> None:
+    source = load("digits", "test", data_dir=data_dir)
+    held = source.held()
+    assert (held.version, held.shape, held.class_names) == (source.version, source.shape, source.class_names)
+    for name, values in source.arrays().items():
+        np.testing.assert_array_equal(held.gather(range(len(source)))[name], values)
+    assert held.arrays()["image"] is held.held().arrays()["image"], "nothing is read again"
+    assert source.held(most_bytes=10) is source
+
+
 def test_splits_in_tfds_notation(data_dir: Path) -> None:
     whole = load("digits", "train", data_dir=data_dir).arrays()["label"]
     parts = [

@@ -51,22 +51,21 @@ def test_fast_forms_are_for_cpus_alone():
     """On other platforms XLA's own convolution and pooling are what is compiled."""
 
     def stage(inputs, kernel):
-        outputs = convolve_transposed(max_pool(convolve(inputs, kernel)), jnp.ones((4, 4, 8, 8)))
-        return (outputs**2).sum()
+        outputs = average_pool(max_pool(convolve(inputs, kernel)))
+        return (convolve_transposed(outputs, jnp.ones((4, 4, 8, 8))) ** 2).sum()
 
-    shapes = (
-        jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32),
-        jax.ShapeDtypeStruct((3, 3, 16, 8), jnp.float32),
-    )
-    exported = {
-        platform: jax.export.export(jax.jit(jax.grad(stage)), platforms=[platform])(*shapes).mlir_module()
-        for platform in ("cpu", "cuda", "tpu")
-    }
+    plain = {"stablehlo.convolution": 4, "stablehlo.select_and_scatter": 1, "stablehlo.reduce_window": 2}
     for platform in ("cuda", "tpu"):
-        assert exported[platform].count("stablehlo.convolution") == 4  # both, and the gradients of their inputs
-        assert "stablehlo.select_and_scatter" in exported[platform]
-    assert "stablehlo.convolution" not in exported["cpu"]
-    assert "stablehlo.select_and_scatter" not in exported["cpu"]
+        program = lowered(jax.grad(stage), (2, 10, 10, 16), (3, 3, 16, 8), platform=platform)
+        for operation, least in plain.items():  # convolutions: both, and the gradients of their inputs
+            assert program.count(operation) >= least
+    program = lowered(jax.grad(stage), (2, 10, 10, 16), (3, 3, 16, 8))
+    assert not any(operation in program for operation in plain)
+
+
+def lowered(function, *shapes, platform="cpu"):
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.export.export(jax.jit(function), platforms=[platform])(*arguments).mlir_module()
 
 
 def convolution_case(image_size, kernel_size, channels):
@@ -101,6 +100,32 @@ def test_convolution_is_xlas_in_value_and_gradient(image_size, kernel_size, chan
     cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
     for ours, theirs in zip(pull(cotangent), expected_pull(cotangent), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_batches_of_none_and_one_are_convolved_too(batch):
+    inputs, kernel = convolution_case((8, 9), (3, 3), 9)
+    value, pull = jax.vjp(convolve, inputs[:batch], kernel)
+    expected, expected_pull = jax.vjp(plain_convolution, inputs[:batch], kernel)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=5e-5)
+    np.testing.assert_allclose(pull(value)[1], expected_pull(expected)[1], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_not_spent_on_tiles(dtype):
+    """Its transforms would add numbers up that cancel later; a product of patches rounds once."""
+    inputs, kernel = (array.astype(dtype) for array in convolution_case((8, 9), (3, 3), 9))
+    exact = plain_convolution(inputs.astype(jnp.float32), kernel.astype(jnp.float32))
+    found = convolve(inputs, kernel)
+    assert found.dtype == jnp.dtype(dtype)
+    half_a_step = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(found.astype(jnp.float32), exact, rtol=half_a_step, atol=1e-2)
+
+
+def test_inputs_too_large_to_unfold_are_left_to_xla():
+    assert "stablehlo.convolution" not in lowered(convolve, (8, 64, 64, 8), (5, 5, 8, 8))
+    assert "stablehlo.convolution" in lowered(convolve, (256, 128, 128, 32), (5, 5, 32, 32))
+    assert "stablehlo.convolution" in lowered(convolve, (256, 256, 256, 32), (3, 3, 32, 32))
 
 
 def test_convolution_has_forward_mode_and_maps_over_kernels():
