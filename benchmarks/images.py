@@ -7,7 +7,7 @@ others work; then whole jobs from the start of the process to the test accuracy,
 a DataLoader; then the trial run. Figures are medians over the rounds, ratios are medians of the ratios of each round.
 
 The share of the matmul peak counts the multiplications of the plain network, also where a contender gets by with fewer;
-the peak is the best that any of them reached. What jaxgen asks of the memory allocator on its command line is asked here.
+the peak is the best that any of them reached. What the command line asks of the memory allocator is asked here.
 """
 
 import importlib.metadata
