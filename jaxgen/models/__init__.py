@@ -3,5 +3,14 @@
 from jaxgen.models.cnn import ConvNet
 from jaxgen.models.convolution import average_pool, convolve, convolve_transposed, max_pool
 from jaxgen.models.feed_forward import FeedForward
+from jaxgen.models.recurrent import Recurrent
 
-__all__ = ["ConvNet", "FeedForward", "average_pool", "convolve", "convolve_transposed", "max_pool"]
+__all__ = [
+    "ConvNet",
+    "FeedForward",
+    "Recurrent",
+    "average_pool",
+    "convolve",
+    "convolve_transposed",
+    "max_pool",
+]

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden.agreement import check_agreement
+from golden.recurrent_agreement import check_recurrent_agreement
 
-from jaxgen.models import ConvNet, FeedForward
+from jaxgen.models import ConvNet, FeedForward, Recurrent
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -22,3 +23,11 @@ MODELS = {
 def test_a_step_is_what_pytorch_computes(name: str) -> None:
     with np.load(GOLDEN / f"torch_{name}.npz") as stored:
         check_agreement(MODELS[name], dict(stored))
+
+
+@pytest.mark.parametrize("name", ["elman", "elman_relu", "gru", "lstm"])
+def test_recurrent_layers_are_pytorchs(name: str) -> None:
+    cell, _, activation = name.partition("_")
+    model = Recurrent(4, cell, num_layers=2, bidirectional=True, activation=activation or "tanh")
+    with np.load(GOLDEN / f"torch_{name}.npz") as stored:
+        check_recurrent_agreement(model, dict(stored))

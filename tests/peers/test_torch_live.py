@@ -8,17 +8,22 @@ from types import ModuleType
 import numpy as np
 import pytest
 from golden.agreement import check_agreement
+from golden.recurrent_agreement import check_recurrent_agreement
 
-from jaxgen.models import ConvNet, FeedForward
+from jaxgen.models import ConvNet, FeedForward, Recurrent
 
 pytestmark = pytest.mark.peers
 
 
 @pytest.fixture
 def peer() -> ModuleType:
+    return script("make_torch_reference")
+
+
+def script(name: str) -> ModuleType:
     pytest.importorskip("torch")
-    script = Path(__file__).parents[1] / "golden" / "make_torch_reference.py"
-    spec = importlib.util.spec_from_file_location("make_torch_reference", script)
+    path = Path(__file__).parents[1] / "golden" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -52,3 +57,15 @@ def test_conv_net(peer: ModuleType, random: np.random.Generator) -> None:
     theirs = peer.ConvNet(grid, channels, widths, num_classes, kernel_size, pooling)
     ours = ConvNet(channels, kernel_size, pooling, widths, num_classes)
     check_agreement(ours, peer.reference(theirs, grid, num_classes, batch_size, seed=kernel_size), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["elman", "elman_relu", "gru", "lstm"])
+def test_recurrent(name: str, random: np.random.Generator) -> None:
+    features, hidden_size = random.integers(1, 30, 2).tolist()
+    num_layers, bidirectional = int(random.integers(1, 4)), bool(random.integers(2))
+    lengths = random.integers(1, 20, random.integers(1, 6)).tolist()
+    sizes = (features, hidden_size, num_layers, bidirectional, lengths)
+    reference = script("make_torch_recurrent").reference(name, *sizes, seed=features)
+    cell, _, activation = name.partition("_")
+    model = Recurrent(hidden_size, cell, num_layers, bidirectional, activation=activation or "tanh")
+    check_recurrent_agreement(model, reference, 1e-3 if activation else 1e-4)

@@ -1,0 +1,179 @@
+"""Recurrent cells and layers: the fast recurrence against the plain one, padding, directions, and dropout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxgen.errors import UsageError
+from jaxgen.models.cells import CELLS, Elman, Normalised
+from jaxgen.models.recurrent import Recurrent, recur, recur_plainly
+
+BATCH, TIME, FEATURES, HIDDEN = 3, 7, 5, 4
+LENGTHS = jnp.array([7, 3, 0])
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def every_cell():
+    plain = [make() for make in CELLS.values()] + [Elman("relu")]
+    return [*plain, *map(Normalised, plain)]
+
+
+def case(cell):
+    width = cell.gates * HIDDEN
+    own = jax.tree.map(lambda leaf: leaf + normal(1, *leaf.shape), cell.init_own(HIDDEN))
+    if isinstance(cell, Normalised):
+        own["bias"] = normal(2, width)
+    params = {
+        "input_kernel": normal(3, FEATURES, width),
+        "recurrent_kernel": normal(4, HIDDEN, width),
+        "bias": normal(5, width),
+        "own": own,
+    }
+    carry = {name: normal(6 + i, BATCH, HIDDEN) for i, name in enumerate(cell.states)}
+    valid = (jnp.arange(TIME)[:, None] < LENGTHS).astype(jnp.float32)
+    kept = jnp.asarray(np.random.default_rng(8).integers(0, 2, (BATCH, HIDDEN)) * 2, jnp.float32)
+    return params, carry, normal(9, TIME, BATCH, FEATURES), valid, kept
+
+
+@pytest.mark.parametrize("cell", every_cell(), ids=repr)
+def test_fast_recurrence_is_the_plain_one_in_value_and_gradient(cell):
+    params, carry, inputs, valid, kept = case(cell)
+
+    def apply(way):
+        return jax.vjp(lambda *given: way(cell, *given, valid, kept), params, carry, inputs)
+
+    (value, pull), (expected, expected_pull) = apply(recur), apply(recur_plainly)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), value, expected)
+    cotangents = jax.tree.map(lambda leaf: normal(10, *leaf.shape), value)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5),
+        pull(cotangents),
+        expected_pull(cotangents),
+    )
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_gradient_is_that_of_finite_differences(name):
+    model = Recurrent(HIDDEN, name, num_layers=2, bidirectional=True)
+    inputs = normal(0, BATCH, TIME, FEATURES)
+    variables = model.init(jax.random.key(0), inputs)
+    weights = normal(1, BATCH, TIME, 2 * HIDDEN)
+
+    def objective(inputs):
+        return (weights * model.apply(variables, inputs, lengths=LENGTHS)[0]).sum()
+
+    check_grads(objective, (inputs,), order=1, modes=["rev"], rtol=2e-2)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_padding_changes_nothing(name, bidirectional):
+    model = Recurrent(HIDDEN, name, num_layers=2, bidirectional=bidirectional)
+    inputs = normal(0, BATCH, TIME, FEATURES)
+    variables = model.init(jax.random.key(0), inputs)
+    lengths = jnp.array([4, 2, 7])
+    padding = jnp.arange(TIME)[:, None] >= lengths[:, None, None]
+    for filled in (jnp.where(padding, 100.0, inputs), jnp.where(padding, 0.0, inputs)):
+        outputs, carry = model.apply(variables, filled, lengths=lengths)
+        for row, length in enumerate(lengths):
+            alone, alone_carry = model.apply(variables, inputs[row : row + 1, :length])
+            np.testing.assert_allclose(outputs[row, :length], alone[0], rtol=1e-5, atol=1e-6)
+            assert (outputs[row, length:] == 0).all()
+            jax.tree.map(
+                lambda a, b, row=row: np.testing.assert_allclose(a[row], b[0], rtol=1e-5, atol=1e-6),
+                carry,
+                alone_carry,
+            )
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_sequence_in_two_parts_with_the_carry_is_the_sequence(name):
+    model = Recurrent(HIDDEN, name, num_layers=2)
+    inputs = normal(0, BATCH, TIME, FEATURES)
+    variables = model.init(jax.random.key(0), inputs)
+    whole, last = model.apply(variables, inputs)
+    first, carry = model.apply(variables, inputs[:, :3])
+    second, carry = model.apply(variables, inputs[:, 3:], carry)
+    np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, rtol=1e-5, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), carry, last)
+
+
+def test_one_direction_is_causal_and_two_are_not():
+    inputs = normal(0, 1, TIME, FEATURES)
+    for bidirectional in (False, True):
+        model = Recurrent(HIDDEN, "gru", bidirectional=bidirectional)
+        variables = model.init(jax.random.key(0), inputs)
+        gradient = jax.grad(lambda x, m=model, v=variables: m.apply(v, x)[0][0, 3].sum())(inputs)[0]
+        assert (gradient[:4] != 0).any(axis=-1).all()
+        assert (gradient[4:] != 0).any() == bidirectional
+
+
+def test_recurrent_kernels_begin_orthogonal_and_forget_gates_open():
+    params = Recurrent(HIDDEN).init(jax.random.key(0), normal(0, 1, 1, FEATURES))["params"]["layer_0"]
+    for gate in jnp.split(params["recurrent_kernel"], 4, axis=-1):
+        np.testing.assert_allclose(gate @ gate.T, np.eye(HIDDEN), atol=1e-5)
+    np.testing.assert_array_equal(params["bias"].reshape(4, HIDDEN).mean(axis=1), [0, 1, 0, 0])
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5, "num_layers": 2}, {"recurrent_dropout": 0.5}])
+def test_dropout_drops_in_training_alone(options):
+    model = Recurrent(HIDDEN, **options)
+    inputs = normal(0, BATCH, TIME, FEATURES)
+    variables = model.init(jax.random.key(0), inputs)
+    calm, _ = model.apply(variables, inputs)
+    first, second = (
+        model.apply(variables, inputs, train=True, rngs={"dropout": jax.random.key(i)})[0] for i in (1, 2)
+    )
+    assert (first != calm).any() and (first != second).any()
+
+
+def test_recurrent_dropout_drops_the_same_units_at_all_steps():
+    """What a dropped unit holds never reaches another one: its gradient is zero at every lag."""
+    model = Recurrent(6, "elman", recurrent_dropout=0.5)
+    inputs = normal(0, 1, TIME, FEATURES)
+    variables = model.init(jax.random.key(0), inputs)
+    begin = model.initial_carry(1)
+
+    def after(hidden, steps):
+        carry = ({"hidden": hidden},)
+        outputs, _ = model.apply(
+            variables, inputs[:, :steps], carry, train=True, rngs={"dropout": jax.random.key(3)}
+        )
+        return outputs[0, -1].sum()
+
+    dropped = [jax.grad(after)(begin[0]["hidden"], steps)[0] == 0 for steps in (1, 4)]
+    assert 0 < dropped[0].sum() < 6
+    np.testing.assert_array_equal(*dropped)
+
+
+def test_half_precision_is_near_and_keeps_a_float32_carry():
+    inputs = normal(0, BATCH, TIME, FEATURES)
+    exact, half = Recurrent(HIDDEN), Recurrent(HIDDEN, dtype="bfloat16")
+    variables = exact.init(jax.random.key(0), inputs)
+    outputs, carry = half.apply(variables, inputs)
+    assert outputs.dtype == jnp.bfloat16 and carry[0]["cell"].dtype == jnp.float32
+    expected, _ = exact.apply(variables, inputs)
+    np.testing.assert_allclose(outputs.astype(jnp.float32), expected, atol=0.03)
+    gradient = jax.grad(lambda v: half.apply(v, inputs)[0].astype(jnp.float32).sum())(variables)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Recurrent(8, cell="lstmm"), "unknown cell 'lstmm'; did you mean lstm"),
+        (lambda: Recurrent(8, activation="sigmoid"), "unknown activation 'sigmoid'"),
+        (lambda: Recurrent(0), "hidden_size must be positive"),
+        (lambda: Recurrent(8, num_layers=0), "num_layers must be positive"),
+        (lambda: Recurrent(8, dropout=1.0), "dropout is 1.0"),
+        (lambda: Recurrent(8, recurrent_dropout=-0.1), "recurrent_dropout is -0.1"),
+    ],
+)
+def test_impossible_fields_are_one_line(make, message):
+    with pytest.raises(UsageError, match=message):
+        make()
