@@ -14,14 +14,14 @@ from typing import Literal
 
 from jaxgen.augment import Augmentation
 from jaxgen.data import Source
-from jaxgen.experiment import Experiment, ImageConfig
+from jaxgen.experiment import DenseImageConfig, Experiment
 from jaxgen.models import ConvNet
 from jaxgen.run import main
 from jaxgen.tasks import ImageClassification
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ImageConfig):
+class Config(DenseImageConfig):
     """A convolutional net on images."""
 
     batch_size: int = 32

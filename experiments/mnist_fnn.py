@@ -10,13 +10,13 @@ python -m experiments.mnist_fnn --data digits   # scikit-learn's digits: no netw
 
 from jaxgen.augment import Augmentation
 from jaxgen.data import Source
-from jaxgen.experiment import Experiment, ImageConfig
+from jaxgen.experiment import DenseImageConfig, Experiment
 from jaxgen.models import FeedForward
 from jaxgen.run import main
 from jaxgen.tasks import ImageClassification
 
 
-def make_task(config: ImageConfig, train: Source) -> ImageClassification:
+def make_task(config: DenseImageConfig, train: Source) -> ImageClassification:
     """Makes the task for a training split: its classes, its image size."""
     model = FeedForward(
         widths=config.widths,
@@ -37,7 +37,7 @@ def make_task(config: ImageConfig, train: Source) -> ImageClassification:
 
 EXPERIMENT = Experiment(
     name="mnist_fnn",
-    config=ImageConfig,
+    config=DenseImageConfig,
     task=make_task,
     summary="feed-forward net 784-128-10",
     data="MNIST (--data digits: no network)",

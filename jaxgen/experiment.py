@@ -100,6 +100,14 @@ class ImageConfig(TrainConfig):
     """What is minimised: cross-entropy, or mean squared error on one-hot targets."""
     label_smoothing: float = 0.0
     """Part of each label that is spread evenly over all classes."""
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    """Random changes of the images in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseImageConfig(ImageConfig):
+    """The options of image classifiers that have hidden dense layers."""
+
     widths: tuple[int, ...] = (128,)
     """Widths of the hidden dense layers."""
     activation: str = "relu"
@@ -108,8 +116,6 @@ class ImageConfig(TrainConfig):
     """Part of the hidden dense layers' activations that is dropped in training."""
     batch_norm: bool = False
     """Normalise the hidden layers over the batch."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    """Random changes of the images in training."""
 
 
 @dataclass(frozen=True)

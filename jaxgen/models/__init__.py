@@ -4,11 +4,13 @@ from jaxgen.models.cnn import ConvNet
 from jaxgen.models.convolution import average_pool, convolve, convolve_transposed, max_pool
 from jaxgen.models.feed_forward import FeedForward
 from jaxgen.models.recurrent import Recurrent
+from jaxgen.models.row_reader import RowReader
 
 __all__ = [
     "ConvNet",
     "FeedForward",
     "Recurrent",
+    "RowReader",
     "average_pool",
     "convolve",
     "convolve_transposed",

@@ -230,8 +230,8 @@ class Recurrent(nn.Module):
                 outputs.append(states[way])
                 carries.append(last)
             hidden = jnp.concatenate(outputs, axis=-1)
-        outputs = jnp.swapaxes(hidden * valid[:, :, None], 0, 1)
-        return outputs.astype(self.dtype or jnp.float32), tuple(carries)
+        hidden = jnp.swapaxes(hidden * valid[:, :, None], 0, 1)
+        return hidden.astype(self.dtype or jnp.float32), tuple(carries)
 
     @property
     def _directions(self) -> int:
