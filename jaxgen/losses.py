@@ -3,6 +3,9 @@
 `weights` has the leading axes of the targets; what has weight 0 changes neither the loss nor its gradient.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Shaped
@@ -30,8 +33,7 @@ def cross_entropy(
         UsageError: if `label_smoothing` is not in [0, 1), or the shapes don't fit.
     """
     check_labels(logits, labels)
-    if not 0 <= label_smoothing < 1:
-        raise UsageError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1")
+    _check_smoothing(label_smoothing)
     logits = _without_padding(jnp.asarray(logits, jnp.float32), weights)
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
     # Compared, not gathered: the gradient of a gather is a scatter, which nothing else is fused with.
@@ -68,6 +70,129 @@ def huber(
     # Both branches from one clipped value: no infinity squared, so no NaN in the gradient of the other branch.
     quadratic = jnp.minimum(distance, delta)
     return Mean.of(quadratic * (distance - quadratic / 2), weights)
+
+
+# Elements of the logits that exist at once, and the fewest tokens of them: smaller products are slow.
+_CHUNK_ELEMENTS, _CHUNK_TOKENS = 2**21, 512
+
+
+def linear_cross_entropy(
+    hidden: Float[AnyArray, "batch time width"],
+    kernel: Float[AnyArray, "width vocabulary"],
+    bias: Float[AnyArray, " vocabulary"],
+    labels: Integer[AnyArray, "..."],
+    weights: Shaped[AnyArray, "..."] | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Mean:
+    """Gives the cross-entropy (nats) of softmax(hidden @ kernel + bias), and never has all logits at once.
+
+    It goes through the time axis chunk by chunk, and forms the gradients on the way where they will be asked for: less
+    memory than logits, and faster. With tied weights `kernel` is the transposed embedding.
+
+    Args:
+        hidden: of any float dtype, in which the products are made; the rest of the arithmetic is float32.
+        kernel: of the last layer.
+        bias: its bias; zeros for none.
+        labels: token numbers; those of weight 0 may lie outside of the vocabulary.
+        weights: of the examples [batch] or tokens [batch, time]; there is no gradient of them.
+        label_smoothing: part of each label that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+        z_loss: factor of the squared logarithm of the normaliser, which is added (de Brebisson & Vincent 2016).
+
+    Raises:
+        UsageError: if `label_smoothing` is not in [0, 1), or the shapes don't fit.
+    """
+    hidden, kernel, bias, labels = (jnp.asarray(leaf) for leaf in (hidden, kernel, bias, labels))
+    _check_smoothing(label_smoothing)
+    check_same_shape(hidden[..., 0], labels)
+    counted = jnp.ones(labels.shape) if weights is None else spread(weights, labels.shape)
+    hidden = jnp.where(counted[..., None] == 0, 0, hidden)
+    total = _head_total((label_smoothing, z_loss), hidden, kernel, bias, labels, counted)
+    return Mean(total, counted.sum())
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _head_total(
+    settings: tuple[float, float], hidden: Array, kernel: Array, bias: Array, labels: Array, weights: Array
+) -> Array:
+    def add(total: Array, chunk: Any) -> tuple[Array, None]:
+        return total + _chunk_total(settings, chunk, kernel, bias)[0], None
+
+    return jax.lax.scan(add, jnp.float32(0), _in_chunks(kernel.shape[1], hidden, labels, weights))[0]
+
+
+def _head_forwards(
+    settings: tuple[float, float], hidden: Array, kernel: Array, bias: Array, labels: Array, weights: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    def add(sums: Any, chunk: Any) -> tuple[Any, Array]:
+        total, of_kernel, of_bias = sums
+        value, of_logits = _chunk_total(settings, chunk, kernel, bias)
+        flat = of_logits.astype(hidden.dtype).reshape(-1, kernel.shape[1])
+        rows = chunk[0].reshape(-1, kernel.shape[0])
+        of_kernel += jnp.matmul(rows.T, flat, preferred_element_type=jnp.float32)
+        of_hidden = of_logits.astype(hidden.dtype) @ kernel.T.astype(hidden.dtype)
+        return (total + value, of_kernel, of_bias + of_logits.sum(axis=(0, 1))), of_hidden
+
+    zeros = (jnp.float32(0), jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
+    chunks = _in_chunks(kernel.shape[1], hidden, labels, weights)
+    (total, of_kernel, of_bias), of_hidden = jax.lax.scan(add, zeros, chunks)
+    batch, time, width = hidden.shape
+    of_hidden = jnp.moveaxis(of_hidden, 0, 1).reshape(batch, -1, width)[:, :time]
+    return total, (of_hidden, of_kernel.astype(kernel.dtype), of_bias.astype(bias.dtype))
+
+
+def _head_backwards(
+    settings: tuple[float, float], residuals: tuple[Array, Array, Array], gradient: Array
+) -> tuple[Array | None, ...]:
+    return (*((gradient * leaf).astype(leaf.dtype) for leaf in residuals), None, None)
+
+
+_head_total.defvjp(_head_forwards, _head_backwards)
+
+
+def _in_chunks(vocabulary: int, *arrays: Array) -> tuple[Array, ...]:
+    """Cuts [batch, time, ...] to [chunks, batch, time of a chunk, ...], filled up with zeros: of weight 0, too.
+
+    The batch stays whole, so that each device has its own rows.
+    """
+    batch, time = arrays[0].shape[:2]
+    tokens = max(_CHUNK_TOKENS, _CHUNK_ELEMENTS // vocabulary)
+    length = max(1, min(time, tokens // max(1, batch)))
+    count = -(-time // length)
+
+    def cut(array: Array) -> Array:
+        filled = jnp.pad(array, ((0, 0), (0, count * length - time), *((0, 0),) * (array.ndim - 2)))
+        return jnp.moveaxis(filled.reshape(batch, count, length, *array.shape[2:]), 1, 0)
+
+    return tuple(map(cut, arrays))
+
+
+def _chunk_total(
+    settings: tuple[float, float], chunk: tuple[Array, Array, Array], kernel: Array, bias: Array
+) -> tuple[Float[Array, ""], Float[Array, "batch time vocabulary"]]:
+    """Gives a chunk's weighted sum, and its gradient with respect to the logits."""
+    (label_smoothing, z_loss), (hidden, labels, weights) = settings, chunk
+    logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32) + bias
+    highest = logits.max(axis=-1, keepdims=True)
+    powers = jnp.exp(logits - highest)
+    sums = powers.sum(axis=-1, keepdims=True)
+    log_normalizer = (jnp.log(sums) + highest)[..., 0]
+    chosen = labels[..., None] == jnp.arange(logits.shape[-1])
+    target = jnp.where(
+        chosen.any(axis=-1) | (weights == 0), jnp.where(chosen, logits, 0).sum(axis=-1), jnp.nan
+    )
+    mean = label_smoothing * logits.mean(axis=-1) if label_smoothing else 0
+    value = log_normalizer - (1 - label_smoothing) * target - mean + z_loss * log_normalizer**2
+    total = jnp.where(weights == 0, 0, weights * value).sum()
+    share = (1 + 2 * z_loss * log_normalizer)[..., None] * powers / sums
+    wanted = jnp.where(chosen, 1 - label_smoothing, 0) + label_smoothing / logits.shape[-1]
+    return total, weights[..., None] * (share - wanted)
+
+
+def _check_smoothing(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise UsageError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1")
 
 
 def _difference(
