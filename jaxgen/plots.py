@@ -252,6 +252,39 @@ def predicted_against_true(
 
 
 @styled
+@styled
+def predicted_sequences(
+    inputs: Sequence[str], targets: Sequence[str], predictions: Sequence[str], count: int = 40
+) -> Figure:
+    """Writes out sequences with what they should have become and what they became, mistakes first.
+
+    Args:
+        inputs: what the model read.
+        targets: what was right.
+        predictions: what the model wrote.
+        count: sequences at most.
+    """
+    wrong = [i for i, (a, b) in enumerate(zip(targets, predictions, strict=True)) if a != b]
+    right = [i for i, (a, b) in enumerate(zip(targets, predictions, strict=True)) if a == b]
+    shown = [*wrong[: count // 2], *right][:count]
+    rows = -(-len(shown) // 2)
+    figure = new_figure(7.5, 0.25 * rows + 0.6)
+    figure.suptitle(f"{len(wrong):,} of {len(targets):,} wrong; input → target, and what was written instead")
+    axes = figure.add_subplot()
+    axes.set(xlim=(0, 2), ylim=(rows - 0.5, -0.5), xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    for place, index in enumerate(shown):
+        column, row = divmod(place, rows)
+        line = f"{inputs[index]} → {targets[index]}"
+        mistaken = targets[index] != predictions[index]
+        text = f"{line}   {predictions[index]}" if mistaken else line
+        color = COLOURS[1] if mistaken else INK
+        axes.text(
+            column, row, text, family="monospace", fontsize=9, va="center", color=color, parse_math=False
+        )
+    return figure
+
+
 def save(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
     """Writes figures as PNG files, each there whole or not at all.
 

@@ -179,8 +179,8 @@ def load(
     """Loads a split of a data set, and prepares the set on first use.
 
     Args:
-        name: `digits` or `diabetes`, which need no network, any tfds image-classification set, or the path of a
-            folder with a subfolder of pictures a class, see `jaxgen.data.folder`.
+        name: `digits` or `diabetes`, which need no network, any tfds image-classification set, the path of a folder
+            with a subfolder of pictures a class, see `jaxgen.data.folder`, or additions, see `jaxgen.data.arithmetic`.
         split: in tfds notation: `train`, `train[:90%]`, `train[55000:]`, `test`; of a folder, by name alone.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
         image_size: (height, width) to resize images to.
@@ -190,8 +190,10 @@ def load(
         UsageError: for an unknown set or split, a set of another kind, or a size or channels that can't be.
         JaxgenError: where the set can't be had or read.
     """
-    from jaxgen.data import builders, folder
+    from jaxgen.data import arithmetic, builders, folder
 
+    if arithmetic.is_addition(name):
+        return arithmetic.load(name, split)
     size = None if image_size is None else (int(image_size[0]), int(image_size[1]))
     if size is not None and min(size) < 1:
         raise UsageError(

@@ -5,12 +5,14 @@ from jaxgen.models.convolution import average_pool, convolve, convolve_transpose
 from jaxgen.models.feed_forward import FeedForward
 from jaxgen.models.recurrent import Recurrent
 from jaxgen.models.row_reader import RowReader
+from jaxgen.models.sequence_net import SequenceNet
 
 __all__ = [
     "ConvNet",
     "FeedForward",
     "Recurrent",
     "RowReader",
+    "SequenceNet",
     "average_pool",
     "convolve",
     "convolve_transposed",

@@ -3,5 +3,14 @@
 from jaxgen.tasks.base import Task, apply_model, infer, init_model
 from jaxgen.tasks.image_classification import ImageClassification
 from jaxgen.tasks.regression import Regression
+from jaxgen.tasks.sequence_prediction import SequencePrediction
 
-__all__ = ["ImageClassification", "Regression", "Task", "apply_model", "infer", "init_model"]
+__all__ = [
+    "ImageClassification",
+    "Regression",
+    "SequencePrediction",
+    "Task",
+    "apply_model",
+    "infer",
+    "init_model",
+]

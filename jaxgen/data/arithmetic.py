@@ -1,0 +1,84 @@
+"""Additions as character sequences, made on the spot: "535+61" and "596"."""
+
+import re
+import types
+
+import numpy as np
+
+from jaxgen.data.sources import InMemory, Source
+from jaxgen.errors import UsageError
+
+CHARACTERS = "0123456789+ "
+
+_NAME = re.compile(r"addition(?:/(\d+))?(/reversed)?")
+_EXAMPLES, _TEST_EXAMPLES = 50_000, 5_000
+
+
+def is_addition(name: str) -> bool:
+    """Tells whether this is the name of a set of additions: `addition`, `addition/4`, `addition/3/reversed`."""
+    return _NAME.fullmatch(name) is not None
+
+
+def load(name: str, split: str) -> Source:
+    """Makes a split of 45,000 or 5,000 additions (fewer where there aren't as many), none of which is in both.
+
+    An example is `input` int32 [2 * digits + 1], a question filled up with spaces, and `target` int32 [digits + 1], its
+    answer, both in numbers of `CHARACTERS`. The numbers to add have any count of digits up to that of the name, 3 by
+    default; with `reversed` the question is written from right to left (Sutskever et al. 2014, section 3.3).
+
+    Raises:
+        UsageError: for another split than `train` and `test`, or a count of digits out of 1 to 9.
+    """
+    found = _NAME.fullmatch(name)
+    assert found is not None
+    digits, backwards = int(found[1] or 3), found[2] is not None
+    if not 1 <= digits <= 9:
+        raise UsageError(f"{name}: numbers have 1 to 9 digits")
+    pairs = _pairs(digits)
+    held_out = min(_TEST_EXAMPLES, len(pairs) // 10)
+    chosen = _part({"train": pairs[held_out:], "test": pairs[:held_out]}, name, split)
+    questions = [f"{a}+{b}".ljust(2 * digits + 1) for a, b in chosen]
+    if backwards:
+        questions = [question[::-1] for question in questions]
+    answers = [f"{a + b}".ljust(digits + 1) for a, b in chosen]
+    arrays = {"input": _encode(questions), "target": _encode(answers)}
+    return Source(
+        name,
+        split,
+        InMemory(arrays),
+        num_classes=len(CHARACTERS),
+        class_names=tuple(CHARACTERS),
+        shape=(2 * digits + 1,),
+        version="1",
+    )
+
+
+def _pairs(digits: int) -> np.ndarray:
+    """Draws different pairs, always the same ones; (a, b) and (b, a) count as one."""
+    random = np.random.Generator(np.random.Philox(0))
+    lengths = random.integers(1, digits + 1, (3 * _EXAMPLES, 2))
+    numbers = random.integers(0, 10**lengths)
+    _, first = np.unique(np.sort(numbers, axis=1), axis=0, return_index=True)
+    return numbers[np.sort(first)[:_EXAMPLES]]
+
+
+def _part(splits: dict[str, np.ndarray], name: str, split: str) -> np.ndarray:
+    import tensorflow_datasets as tfds
+
+    try:
+        lengths = {part: types.SimpleNamespace(num_examples=len(pairs)) for part, pairs in splits.items()}
+        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(lengths)
+        chosen = np.concatenate([splits[part.splitname][part.from_ : part.to] for part in parts])
+    except (ValueError, AssertionError, KeyError):
+        chosen = np.array([])
+    if not len(chosen):
+        raise UsageError(
+            f"{name} has the splits train and test, and parts of them such as train[:90%], not {split}"
+        )
+    return chosen
+
+
+def _encode(texts: list[str]) -> np.ndarray:
+    table = np.zeros(128, np.int32)
+    table[np.frombuffer(CHARACTERS.encode(), np.uint8)] = np.arange(len(CHARACTERS))
+    return table[np.frombuffer("".join(texts).encode(), np.uint8)].reshape(len(texts), -1)
