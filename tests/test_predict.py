@@ -90,17 +90,19 @@ def test_set_itself_is_predicted_as_it_was_evaluated(digits_run, digits, tmp_pat
 
 
 def test_table_csv_and_sheet(digits_run, digits, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
     for index in range(3):
-        Image.fromarray(255 - digits["image"][index, ..., 0]).save(tmp_path / f"{index}.png")
+        Image.fromarray(255 - digits["image"][index, ..., 0]).save(pictures / f"{index}.png")
     output = tmp_path / "new" / "mine.csv"
-    code, printed, errors = command("predict", digits_run, tmp_path, "--output", output, capsys=capsys)
+    code, printed, errors = command("predict", digits_run, pictures, "--output", output, capsys=capsys)
     assert (code, errors) == (0, "")
     assert "dark on light, so inverted" in printed
     assert printed.splitlines()[-2:] == [str(output), str(output.with_suffix(".png"))]
     written = rows(output)
     assert list(written[0]) == ["file", "prediction", "probability", *"0123456789"]
     for row, prediction in zip(
-        written, predict(SavedRun(digits_run), [tmp_path / f"{i}.png" for i in range(3)]), strict=True
+        written, predict(SavedRun(digits_run), [pictures / f"{i}.png" for i in range(3)]), strict=True
     ):
         assert row["file"] == str(prediction.path)
         exact = [np.float32(row[name]) for name in "0123456789"]
