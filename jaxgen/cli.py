@@ -93,19 +93,16 @@ def predict(
     from jaxgen import predict as prediction
     from jaxgen.saved_run import SavedRun
 
-    output = run / "predictions.csv" if output is None else output
+    given, output = output is not None, run / "predictions.csv" if output is None else output
     if output.suffix != ".csv" or output.is_dir():
         raise UsageError(f"the predictions are a CSV: --output {_with_suffix(output, 'predictions.csv')}")
     if not files:
         raise UsageError("give the pictures to predict, files or folders of them")
     if taken := {output.resolve(), output.with_suffix(".png").resolve()} & {file.resolve() for file in files}:
         raise UsageError(f"{shown(taken.pop())} would be written over: give another --output")
-    for file in files:
-        if os.path.isdir(file) and output.resolve().is_relative_to(file.resolve()):  # noqa: PTH112
-            raise UsageError(
-                f"{shown(output)} would lie among the pictures of {shown(file)}: give another --output"
-            )
     saved = SavedRun(run, data_dir)
+    if given:
+        _check_output(output, files, saved.config["data"]["name"])
     predictions, failed = [], 0
     for outcome in prediction.predict(saved, files):
         if isinstance(outcome, prediction.Prediction):
@@ -121,6 +118,23 @@ def predict(
         print("\n".join(map(shown, prediction.save(predictions, names, output))))
     if failed:
         raise JaxgenError(f"{failed} of {failed + len(predictions)} files can't be predicted")
+
+
+def _check_output(output: Path, files: Sequence[Path], data: str) -> None:
+    """Refuses to write over what no prediction wrote, and among pictures: the given ones and those of the training."""
+    from jaxgen.data import folder
+    from jaxgen.predict import not_ours
+
+    if strange := not_ours(output):
+        raise UsageError(f"{shown(strange)} would be written over: give another --output")
+    folders = [file for file in files if os.path.isdir(file)]  # noqa: PTH112, pathlib's raises for long names
+    if folder.is_folder(data):
+        folders.append(Path(data))
+    for place in folders:
+        if output.resolve().is_relative_to(place.resolve()):
+            raise UsageError(
+                f"{shown(output)} would lie among the pictures of {shown(place)}: give another --output"
+            )
 
 
 @_app.command

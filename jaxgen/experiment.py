@@ -91,9 +91,9 @@ class ImageConfig(TrainConfig):
     """The options of the experiments that classify images."""
 
     data: str = "mnist"
-    """The data set: mnist, digits (no network), any tfds image-classification set, or a folder with one a class."""
-    image_size: tuple[int, int] | None = None
-    """Height and width that images are resized to. By default they stay as they are."""
+    """The data set: mnist, digits (no network), any tfds set of images, or a folder with a subfolder a class."""
+    image_size: tuple[int, ...] | None = None
+    """Height and width that images are resized to; one number for squares. By default they stay as they are."""
     image_channels: Literal[1, 3] | None = None
     """What images are converted to: 1 for grey, 3 for colour. By default they stay as they are."""
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"

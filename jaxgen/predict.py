@@ -142,6 +142,19 @@ def as_csv(predictions: Sequence[Prediction], names: Sequence[str]) -> str:
     return text.getvalue()
 
 
+def not_ours(output: Path) -> Path | None:
+    """Gives the file that `save` would write over though it wrote neither it nor the other one; None if there is none.
+
+    Args:
+        output: the CSV; its sheet lies beside it.
+    """
+    if not output.exists():
+        sheet = output.with_suffix(".png")
+        return sheet if sheet.exists() else None
+    with output.open(encoding="utf-8", errors="replace") as file:
+        return None if file.readline().startswith("file,prediction,probability") else output
+
+
 def _find(paths: Sequence[Path]) -> Iterator[Path | JaxgenError]:
     for path in paths:
         if not os.path.isdir(path):  # noqa: PTH112, pathlib's raises for names that are too long

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxgen import signals
 from jaxgen.data import folder
-from jaxgen.errors import JaxgenError
+from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.experiment import Experiment, TrainConfig, command_line, optimizer_config
 from jaxgen.memory import keep_freed_memory
 from jaxgen.run_directory import RunDirectory
@@ -111,6 +111,11 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
 
     parallel.initialize()
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
+    if folder.is_folder(config.data) and directory.path.resolve().is_relative_to(Path(config.data).resolve()):
+        raise UsageError(
+            f"the run directory {shown(directory.path)} would lie among the pictures of {shown(config.data)}: "
+            "give a --workdir that lies elsewhere"
+        )
     directory.make()
     try:
         splits = load_splits(experiment, config, config.data_dir or directory.data_dir())

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -160,6 +161,7 @@ class RunDirectory:
 
     def _check_same(self, record: Mapping[str, Any], steps: int) -> None:
         before = self.config()
+        record = json.loads(json.dumps(record))  # as it would be read: tuples become lists
         if before.get("experiment") != record.get("experiment"):
             raise UsageError(
                 f"{self.path} holds a run of {before.get('experiment')}, not of {record.get('experiment')}; "

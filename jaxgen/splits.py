@@ -25,7 +25,7 @@ def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | No
         raise UsageError("--epochs, --steps and --patience must be at least 1")
     conversion: dict[str, Any] = {}
     if isinstance(config, ImageConfig):
-        conversion = {"image_size": config.image_size, "image_channels": config.image_channels}
+        conversion = {"image_size": _size(config.image_size), "image_channels": config.image_channels}
 
     def read(split: str) -> Source:
         return load(config.data, split, data_dir=data_dir, **conversion)
@@ -48,6 +48,16 @@ def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | No
         )
     # What is evaluated is read several times; the training split goes to the device.
     return {name: source if name == "train" else source.held() for name, source in splits.items()}
+
+
+def _size(given: tuple[int, ...] | None) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    if len(given) not in (1, 2):
+        raise UsageError(
+            f"--image-size takes a height and a width, or one number for squares, not {len(given)} numbers"
+        )
+    return given[0], given[-1]
 
 
 def _splits(config: TrainConfig) -> dict[str, str]:

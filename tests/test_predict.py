@@ -112,6 +112,23 @@ def test_table_csv_and_sheet(digits_run, digits, tmp_path, capsys):
     assert sorted(path.name for path in output.parent.iterdir()) == ["mine.csv", "mine.png"]
 
 
+def test_only_what_a_prediction_wrote_is_written_over(digits_run, digits, tmp_path, capsys):
+    picture, output = tmp_path / "a.png", tmp_path / "mine.csv"
+    Image.fromarray(digits["image"][0, ..., 0]).save(picture)
+
+    def predict_to(path):
+        return command("predict", digits_run, picture, "--output", path, capsys=capsys)
+
+    for _ in range(2):
+        assert predict_to(output)[0] == 0
+    precious = tmp_path / "precious.csv"
+    precious.with_suffix(".png").write_bytes(b"a picture")
+    (tmp_path / "table.csv").write_text("name,age\n")
+    for path, told in ((precious, "precious.png"), (tmp_path / "table.csv", "table.csv")):
+        code, _, errors = predict_to(path)
+        assert (code, errors.count("\n")) == (2, 1) and f"{told} would be written over" in errors
+
+
 def test_bad_files_are_told_and_the_rest_goes_on(digits_run, digits, tmp_path, capsys):
     image = Image.fromarray(digits["image"][0, ..., 0])
     good = ["a b.png", "-x.png", "new\nline.png", "[red]$x$.png", "😀.png", os.fsdecode(b"\xff.png")]
@@ -316,6 +333,10 @@ def test_pictures_are_never_written_over(digits_run, digits, tmp_path, capsys):
     assert picture.read_bytes() == before and not (tmp_path / "mine.csv").exists()
     code, _, errors = command(
         "predict", digits_run, tmp_path, "--output", tmp_path / "mine.csv", capsys=capsys
+    )
+    assert (code, errors.count("\n")) == (2, 1) and "mine.png would be written over" in errors
+    code, _, errors = command(
+        "predict", digits_run, tmp_path, "--output", tmp_path / "other.csv", capsys=capsys
     )
     assert (code, errors.count("\n")) == (2, 1) and "among the pictures of" in errors
     assert picture.read_bytes() == before and not (tmp_path / "mine.csv").exists()

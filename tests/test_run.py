@@ -12,16 +12,19 @@ from jaxgen.augment import Augmentation
 from jaxgen.cli import experiments
 from jaxgen.compare import compare_runs
 from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.experiment import Experiment, ImageConfig, command_line, optimizer_config
+from jaxgen.experiment import Experiment, DenseImageConfig, command_line, optimizer_config
 from jaxgen.run import parse, run
 from jaxgen.saved_run import SavedRun
 
 EXPERIMENTS = {experiment.name: experiment for experiment in experiments()}
 
 
+DATA = {"diabetes_fnn": "diabetes", "addition_lstm": "addition/2"}
+
+
 def options(name, data_dir, workdir, **changes):
     experiment = EXPERIMENTS[name]
-    defaults = {"data": "diabetes" if name == "diabetes_fnn" else "digits", "steps": 20}
+    defaults = {"data": DATA.get(name, "digits"), "steps": 20}
     return experiment, experiment.config(**{**defaults, "data_dir": data_dir, "workdir": workdir, **changes})
 
 
@@ -150,6 +153,24 @@ def test_other_run_in_the_directory_is_refused(finished, data_dir):
         run(*options("mnist_fnn", data_dir, finished))
 
 
+def test_run_on_resized_images_goes_on(data_dir, tmp_path, capsys):
+    for size in ((12,), (12, 12)):
+        run(*options("mnist_fnn", data_dir, tmp_path / "run", image_size=size, steps=2))
+    assert "finished already" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["image_size"] == [12, 12]
+
+
+@pytest.mark.parametrize("workdir", ["runs", "cat/runs", "."])
+def test_run_directory_among_the_pictures_is_refused(workdir, data_dir, tmp_path):
+    photos = tmp_path / "photos"
+    for name in ("cat", "dog"):
+        (photos / name).mkdir(parents=True)
+    with pytest.raises(UsageError, match="would lie among the pictures of") as raised:
+        run(*options("mnist_cnn", data_dir, photos / workdir, data=f"{photos}/"))
+    assert "\n" not in str(raised.value)
+    assert sorted(path.name for path in photos.rglob("*")) == ["cat", "dog"]
+
+
 def test_longer_run_goes_on_with_its_schedule(data_dir, tmp_path, capsys):
     cosine = {"schedule": "cosine", "warmup_steps": 2}
     run(*options("mnist_fnn", data_dir, tmp_path / "run", steps=10, **cosine))
@@ -233,7 +254,11 @@ def test_compare_sets_runs_side_by_side(finished, data_dir, tmp_path):
         ({"optimizer": "adamm"}, "unknown optimizer 'adamm'; did you mean adam"),
         ({"schedule": "cosin"}, "unknown schedule 'cosin'; did you mean cosine"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0; it must be positive"),
-        ({"data": "digit"}, "unknown data set 'digit'; did you mean digits"),
+        (
+            {"image_size": (8, 8, 3)},
+            "--image-size takes a height and a width, or one number for squares, not 3",
+        ),
+        ({"data": "digit"}, "unknown data set or folder 'digit'; did you mean digits"),
         ({"data": "diabetes"}, "needs data with image and label; diabetes has features and target"),
         ({"activation": "rellu"}, "unknown activation 'rellu'; did you mean relu"),
         ({"validation_fraction": 1.5}, "at least 0 and below 1, not 1.5"),
@@ -306,7 +331,7 @@ def test_a_preset_is_what_its_help_says(name, preset):
 
 SMALL = Experiment(
     name="small",
-    config=ImageConfig,
+    config=DenseImageConfig,
     task=lambda config, train: None,
     summary="a net",
     data="digits",

@@ -78,7 +78,7 @@ def find(name: str, directory: Path) -> Any:
         with contextlib.redirect_stdout(io.StringIO()):  # tfds announces what isn't installed
             return tfds.builder(name, data_dir=directory, file_format="array_record")
     except tfds.core.registered.DatasetNotFoundError as error:
-        raise unknown("data set", name, tfds.core.registered.list_imported_builders()) from error
+        raise unknown("data set or folder", name, tfds.core.registered.list_imported_builders()) from error
     except Exception as error:
         raise _cannot_open(name, directory, error) from error
 

@@ -155,6 +155,8 @@ class Session:
         """Evaluates the state that the run ends with; what marks it as finished is written last of all."""
         if self.settings.patience is not None:
             self._say(self._how_it_ended(loop, step))
+        elif step != loop.position:
+            self._say(f"the result is the state of step {step}, which had the best validation loss")
         figures = {**self._figures(loop), "evaluated_step": step}
         for hook in self.hooks:
             hook.on_finish(figures, self.state)

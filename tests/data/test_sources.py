@@ -73,9 +73,9 @@ def test_unknown_split(split: str, data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("fashon_mnist", "unknown data set 'fashon_mnist'; did you mean fashion_mnist"),
-        ("digit", "unknown data set 'digit'; did you mean digits"),
-        ("qqqqqqqq", r"unknown data set 'qqqqqqqq'; known: \w+, \w+"),
+        ("fashon_mnist", "unknown data set or folder 'fashon_mnist'; did you mean fashion_mnist"),
+        ("digit", "unknown data set or folder 'digit'; did you mean digits"),
+        ("qqqqqqqq", r"unknown data set or folder 'qqqqqqqq'; known: \w+, \w+"),
         ("digits/small", "digits has no configurations, so there is no digits/small: leave out /small"),
         ("emnist/leters", "unknown configuration of emnist 'leters'; did you mean letters"),
         ("two words", "'two words' is no name of a data set"),
