@@ -23,7 +23,7 @@ class Config(TrainConfig):
 
     data: str = "addition/3/reversed"
     """The data set: addition/DIGITS, and /reversed for questions that are written from right to left."""
-    epochs: int = 60
+    epochs: int = 25
     """Length of the run, in passes over the training split."""
     batch_size: int = 128
     """Examples a step, over all devices."""
