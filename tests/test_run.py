@@ -12,7 +12,7 @@ from jaxgen.augment import Augmentation
 from jaxgen.cli import experiments
 from jaxgen.compare import compare_runs
 from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.experiment import Experiment, DenseImageConfig, command_line, optimizer_config
+from jaxgen.experiment import DenseImageConfig, Experiment, command_line, optimizer_config
 from jaxgen.run import parse, run
 from jaxgen.saved_run import SavedRun
 
