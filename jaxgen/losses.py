@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Shaped
+from jaxtyping import Array, Bool, Float, Integer, Shaped
 
 from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray, Mean, check_labels, check_same_shape, spread
@@ -36,9 +36,7 @@ def cross_entropy(
     _check_smoothing(label_smoothing)
     logits = _without_padding(jnp.asarray(logits, jnp.float32), weights)
     log_normalizer = jax.nn.logsumexp(logits, axis=-1)
-    # Compared, not gathered: the gradient of a gather is a scatter, which nothing else is fused with.
-    chosen = jnp.asarray(labels)[..., None] == jnp.arange(logits.shape[-1])
-    target = jnp.where(chosen.any(axis=-1), jnp.where(chosen, logits, 0).sum(axis=-1), jnp.nan)
+    target, _ = _of_labels(logits, jnp.asarray(labels))
     if label_smoothing:
         target = (1 - label_smoothing) * target + label_smoothing * logits.mean(axis=-1)
     return Mean.of(log_normalizer - target, weights)
@@ -178,16 +176,24 @@ def _chunk_total(
     powers = jnp.exp(logits - highest)
     sums = powers.sum(axis=-1, keepdims=True)
     log_normalizer = (jnp.log(sums) + highest)[..., 0]
-    chosen = labels[..., None] == jnp.arange(logits.shape[-1])
-    target = jnp.where(
-        chosen.any(axis=-1) | (weights == 0), jnp.where(chosen, logits, 0).sum(axis=-1), jnp.nan
-    )
+    target, chosen = _of_labels(logits, labels)
     mean = label_smoothing * logits.mean(axis=-1) if label_smoothing else 0
     value = log_normalizer - (1 - label_smoothing) * target - mean + z_loss * log_normalizer**2
     total = jnp.where(weights == 0, 0, weights * value).sum()
     share = (1 + 2 * z_loss * log_normalizer)[..., None] * powers / sums
     wanted = jnp.where(chosen, 1 - label_smoothing, 0) + label_smoothing / logits.shape[-1]
     return total, weights[..., None] * (share - wanted)
+
+
+def _of_labels(
+    logits: Float[Array, "*batch classes"], labels: Integer[Array, "*batch"]
+) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch classes"]]:
+    """Gives the labels' logits, NaN for a label that is no class, and which logits these are.
+
+    Compared, not gathered: the gradient of a gather is a scatter, which nothing else is fused with.
+    """
+    chosen = labels[..., None] == jnp.arange(logits.shape[-1])
+    return jnp.where(chosen.any(axis=-1), jnp.where(chosen, logits, 0).sum(axis=-1), jnp.nan), chosen
 
 
 def _check_smoothing(label_smoothing: float) -> None:

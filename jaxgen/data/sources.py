@@ -93,7 +93,7 @@ class Source:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def held(self, most_bytes: int = 2**28) -> "Source":
-        """Reads the split into memory, so that nothing is decoded twice, unless it takes more than so much."""
+        """Reads the split into memory, so that nothing is decoded twice; one of more bytes stays as it is."""
         size = len(self) * sum(values.nbytes for values in self[0].values())
         return replace(self, reader=InMemory(self.arrays())) if size <= most_bytes else self
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxgen.errors import JaxgenError, UsageError, shown
-from jaxgen.files import write_json
+from jaxgen.files import read_json, write_json
 
 Ids = Int32[np.ndarray, " tokens"]
 
@@ -206,9 +206,8 @@ class Subwords:
         learner.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocabulary_size,
-            initial_alphabet=sorted(
-                pre_tokenizers.ByteLevel.alphabet()
-            ),  # it comes in another order each time
+            # It comes in another order each time.
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
         learner.train_from_iterator(texts, trainer)
@@ -274,21 +273,18 @@ def load(path: Path, expected_digest: str | None = None) -> Tokenizer:
     Raises:
         JaxgenError: where the file is missing or damaged, or holds another tokenizer.
     """
+    if not path.exists():
+        raise JaxgenError(f"{shown(path)} is missing: without it the tokens mean nothing")
+    told = read_json(path)
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        version, kind = told.pop("format_version"), told.pop("kind")
-    except FileNotFoundError:
-        raise JaxgenError(f"{shown(path)} is missing: without it the tokens mean nothing") from None
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        version = told.pop("format_version")
+        tokenizer = _rebuild(told) if version == _FORMAT_VERSION else None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise JaxgenError(f"{shown(path)} is damaged ({type(error).__name__}): restore it") from error
-    if version != _FORMAT_VERSION:
+    if tokenizer is None:
         raise JaxgenError(
             f"{shown(path)} has format {version}, this jaxgen reads {_FORMAT_VERSION}: update jaxgen"
         )
-    try:
-        tokenizer = _rebuild(kind, told)
-    except (ValueError, KeyError, TypeError) as error:
-        raise JaxgenError(f"{shown(path)} is damaged ({type(error).__name__}): restore it") from error
     if expected_digest is not None and digest(tokenizer) != expected_digest:
         raise JaxgenError(
             f"{shown(path)} is not the tokenizer that the weights were trained with: restore that one"
@@ -296,7 +292,8 @@ def load(path: Path, expected_digest: str | None = None) -> Tokenizer:
     return tokenizer
 
 
-def _rebuild(kind: str, told: dict[str, Any]) -> Tokenizer:
+def _rebuild(told: dict[str, Any]) -> Tokenizer:
+    kind = told.pop("kind")
     if kind == "words":
         return Words(tuple(told["words"]), told["lowercase"])
     if kind == "subwords":

@@ -26,7 +26,7 @@ class SequenceNet(nn.Module):
         dtype: to compute in, by name or as a dtype; None is float32. Parameters and logits are float32.
 
     Raises:
-        UsageError: when it is made, for unknown names, or sizes and rates out of range.
+        UsageError: when it is made or first called, for unknown names, or sizes and rates out of range.
     """
 
     vocabulary_size: int

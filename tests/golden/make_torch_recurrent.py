@@ -30,7 +30,8 @@ def reference(cell, features, hidden_size, num_layers, bidirectional, lengths, s
     model = CELLS[cell](features, hidden_size, **options)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(0.5 * normal(*parameter.shape))
+            # Larger ones would make chaos of wide layers, which blows rounding errors up.
+            parameter.copy_(normal(*parameter.shape) / hidden_size**0.5)
     batch, directions = len(lengths), 2 if bidirectional else 1
     names = ("hidden", "cell") if cell == "lstm" else ("hidden",)
     inputs = normal(batch, max(lengths), features).requires_grad_()

@@ -39,7 +39,6 @@ def check_recurrent_agreement(
         reference["of_inputs"],
     )
     assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        # Rounding errors are as large as the sums that they come from, whatever is left of these.
-        scale = max(1.0, float(np.abs(theirs).max()))
-        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance * scale)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, expected
+    )
