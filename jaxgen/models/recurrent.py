@@ -7,13 +7,13 @@ for all steps at once, outside of the loop: see `recur`.
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, Shaped
 
 from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import AnyArray
@@ -21,13 +21,33 @@ from jaxgen.models.cells import CELLS, Carry, Cell, Normalised, Params
 from jaxgen.models.layers import check_dropout, check_sizes, dtype_name, kernel_init
 
 
+class Masks(NamedTuple):
+    """What is special about some steps or units; None where nothing is.
+
+    Attributes:
+        valid: [time, batch], 1, and 0 where there is padding: there the carry stays what it was.
+        starts: [time, batch], 1 where another sequence starts, which knows nothing of what came before, else 0.
+        kept: [batch, hidden], what the hidden state is multiplied by before the recurrent product, the same at all
+            steps: a mask of variational dropout (Gal & Ghahramani 2016).
+    """
+
+    valid: Float[Array, "time batch"] | None = None
+    starts: Float[Array, "time batch"] | None = None
+    kept: Float[Array, "batch hidden"] | None = None
+
+    def at_steps(self) -> dict[str, Array]:
+        """Gives what differs from step to step, to scan over."""
+        return {
+            name: mask for name, mask in (("valid", self.valid), ("starts", self.starts)) if mask is not None
+        }
+
+
 def recur_plainly(
     cell: Cell,
     params: Params,
     carry: Carry,
     inputs: Float[Array, "time batch features"],
-    valid: Float[Array, "time batch"],
-    kept: Float[Array, "batch hidden"],
+    masks: Masks,
 ) -> tuple[Float[Array, "time batch hidden"], Carry]:
     """Carries a cell over time, step by step, as one would write it down.
 
@@ -37,21 +57,21 @@ def recur_plainly(
             `own`, the cell's.
         carry: the state to begin with, by name float32 [batch, hidden].
         inputs: time first.
-        valid: 1, and 0 where there is padding: there the carry stays what it was.
-        kept: what the hidden state is multiplied by before the recurrent product, the same at all steps: ones, or a
-            mask of variational dropout (Gal & Ghahramani 2016).
+        masks: of steps and units.
 
     Returns:
         The hidden state after each step, and the last carry.
     """
 
-    def step(carry: Carry, now: tuple[Array, Array]) -> tuple[Carry, Array]:
-        inputs, valid = now
-        from_inputs, from_hidden = _from_inputs(params, inputs), _from_hidden(params, carry["hidden"] * kept)
-        carry = _where_valid(valid, cell(params["own"], carry, from_inputs, from_hidden), carry)
+    def step(carry: Carry, now: tuple[Array, dict[str, Array]]) -> tuple[Carry, Array]:
+        inputs, at_step = now
+        before = _forget(carry, at_step)
+        from_inputs = _from_inputs(params, inputs)
+        from_hidden = _from_hidden(params, _keep(before["hidden"], masks))
+        carry = _where_valid(cell(params["own"], before, from_inputs, from_hidden), before, at_step)
         return carry, carry["hidden"]
 
-    carry, hidden = lax.scan(step, carry, (inputs, valid))
+    carry, hidden = lax.scan(step, carry, (inputs, masks.at_steps()))
     return hidden, carry
 
 
@@ -61,50 +81,53 @@ def recur(
     params: Params,
     carry: Carry,
     inputs: Float[Array, "time batch features"],
-    valid: Float[Array, "time batch"],
-    kept: Float[Array, "batch hidden"],
+    masks: Masks,
 ) -> tuple[Float[Array, "time batch hidden"], Carry]:
     """Does what `recur_plainly` does, with fewer and larger matrix products, and less memory for the gradient.
 
     Forwards, the inputs' product is one for all steps. Backwards, both products are made again, each as one, for the
     states before all steps are known by then; so the states are all that is kept. The loop goes back through the cells
     and the recurrent product alone, and the gradients of the kernels are one product each. There is no gradient of
-    `valid` and `kept`.
+    `masks`.
     """
-    return _recur_forwards(cell, params, carry, inputs, valid, kept)[0]
+    return _recur_forwards(cell, params, carry, inputs, masks)[0]
 
 
 def _recur_forwards(
-    cell: Cell, params: Params, carry: Carry, inputs: Array, valid: Array, kept: Array
+    cell: Cell, params: Params, carry: Carry, inputs: Array, masks: Masks
 ) -> tuple[tuple[Array, Carry], tuple]:
-    def step(carry: Carry, now: tuple[Array, Array]) -> tuple[Carry, Carry]:
-        from_inputs, valid = now
-        from_hidden = _from_hidden(params, carry["hidden"] * kept)
-        carry = _where_valid(valid, cell(params["own"], carry, from_inputs, from_hidden), carry)
+    def step(carry: Carry, now: tuple[Array, dict[str, Array]]) -> tuple[Carry, Carry]:
+        from_inputs, at_step = now
+        before = _forget(carry, at_step)
+        from_hidden = _from_hidden(params, _keep(before["hidden"], masks))
+        carry = _where_valid(cell(params["own"], before, from_inputs, from_hidden), before, at_step)
         return carry, carry
 
-    last, states = lax.scan(step, carry, (_from_inputs(params, inputs), valid))
-    return (states["hidden"], last), (params, carry, inputs, valid, kept, states)
+    last, states = lax.scan(step, carry, (_from_inputs(params, inputs), masks.at_steps()))
+    return (states["hidden"], last), (params, carry, inputs, masks, states)
 
 
 def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry]) -> tuple:
-    params, carry, inputs, valid, kept, states = residuals
+    params, carry, inputs, masks, states = residuals
     of_hidden, of_last = gradients
     before = {name: jnp.concatenate([carry[name][None], states[name][:-1]]) for name in carry}
-    multiplied = before["hidden"] * kept
+    before = _forget(before, masks.at_steps())
+    multiplied = _keep(before["hidden"], masks)
 
     def step(loop: tuple[Carry, Any], now: tuple) -> tuple[tuple[Carry, Any], tuple[Array, Array]]:
-        (of_carry, of_own), (before, from_inputs, from_hidden, valid, of_hidden) = loop, now
+        (of_carry, of_own), (before, from_inputs, from_hidden, of_hidden, at_step) = loop, now
         of_carry = {**of_carry, "hidden": of_carry["hidden"] + of_hidden}
         _, pull = jax.vjp(cell, params["own"], before, from_inputs, from_hidden)
-        valid = valid[:, None]
-        of_own_now, of_before, of_inputs, of_product = pull({n: valid * g for n, g in of_carry.items()})
-        of_before["hidden"] += kept * _transposed_product(of_product, params["recurrent_kernel"])
-        of_carry = {name: of_before[name] + (1 - valid) * of_carry[name] for name in of_carry}
+        nothing = jax.tree.map(jnp.zeros_like, of_carry)
+        of_own_now, of_before, of_inputs, of_product = pull(_where_valid(of_carry, nothing, at_step))
+        of_before["hidden"] += _keep(_transposed_product(of_product, params["recurrent_kernel"]), masks)
+        passed_on = _where_valid(nothing, of_carry, at_step) if "valid" in at_step else nothing
+        of_carry = _forget(jax.tree.map(jnp.add, of_before, passed_on), at_step)
         return (of_carry, jax.tree.map(jnp.add, of_own, of_own_now)), (of_inputs, of_product)
 
     start = (of_last, jax.tree.map(jnp.zeros_like, params["own"]))
-    told = (before, _from_inputs(params, inputs), _from_hidden(params, multiplied), valid, of_hidden)
+    products = _from_inputs(params, inputs), _from_hidden(params, multiplied)
+    told = (before, *products, of_hidden, masks.at_steps())
     (of_carry, of_own), (of_inputs, of_products) = lax.scan(step, start, told, reverse=True)
     of_params = {
         "input_kernel": _sum_of_products(inputs, of_inputs, params["input_kernel"]),
@@ -113,7 +136,7 @@ def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry
         "own": of_own,
     }
     of_inputs = _transposed_product(of_inputs, params["input_kernel"]).astype(inputs.dtype)
-    return of_params, of_carry, of_inputs, jnp.zeros_like(valid), jnp.zeros_like(kept)
+    return of_params, of_carry, of_inputs, jax.tree.map(jnp.zeros_like, masks)
 
 
 recur.defvjp(_recur_forwards, _recur_backwards)
@@ -138,8 +161,20 @@ def _sum_of_products(inputs: Array, gradients: Array, kernel: Array) -> Array:
     return inputs.T @ gradients
 
 
-def _where_valid(valid: Float[Array, " batch"], new: Carry, old: Carry) -> Carry:
-    return {name: jnp.where(valid[:, None] != 0, new[name], old[name]) for name in new}
+def _where_valid(new: Carry, old: Carry, at_step: Mapping[str, Array]) -> Carry:
+    if "valid" not in at_step:
+        return new
+    return {name: jnp.where(at_step["valid"][:, None] != 0, new[name], old[name]) for name in new}
+
+
+def _forget(carry: Carry, at_step: Mapping[str, Array]) -> Carry:
+    if "starts" not in at_step:
+        return carry
+    return {name: jnp.where(at_step["starts"][..., None] != 0, 0, leaf) for name, leaf in carry.items()}
+
+
+def _keep(hidden: Float[Array, "*steps batch hidden"], masks: Masks) -> Float[Array, "*steps batch hidden"]:
+    return hidden if masks.kept is None else hidden * masks.kept
 
 
 class Recurrent(nn.Module):
@@ -201,6 +236,7 @@ class Recurrent(nn.Module):
         carry: tuple[Mapping[str, AnyArray], ...] | None = None,
         *,
         lengths: Integer[AnyArray, " batch"] | None = None,
+        starts: Shaped[AnyArray, "batch time"] | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "batch time outputs"], tuple[Carry, ...]]:
         """Gives the last layer's hidden state at each step, zero on padding, and the carry.
@@ -209,13 +245,17 @@ class Recurrent(nn.Module):
             inputs: sequences, of one length or padded at their end.
             carry: the state to begin with, such as the last call gave; zeros by default.
             lengths: the steps that aren't padding, of each sequence; the carry is that after the last of these.
+            starts: true (or not 0) where another sequence starts within a row, before which the carry is set to zero.
             train: whether dropout drops.
         """
         batch, time, _ = inputs.shape
         carry = self.initial_carry(batch) if carry is None else jax.tree.map(jnp.asarray, carry)
-        valid = jnp.ones((time, batch))
-        if lengths is not None:
-            valid = (jnp.arange(time)[:, None] < lengths).astype(jnp.float32)
+        if starts is not None and self.bidirectional:
+            raise UsageError("starts within a row are for one direction: give each sequence a row of its own")
+        masks = Masks(
+            valid=None if lengths is None else (jnp.arange(time)[:, None] < lengths).astype(jnp.float32),
+            starts=None if starts is None else jnp.asarray(starts, jnp.float32).T,
+        )
         hidden, carries = jnp.swapaxes(jnp.asarray(inputs), 0, 1), []
         for layer in range(self.num_layers):
             if layer:
@@ -226,11 +266,14 @@ class Recurrent(nn.Module):
                 name = f"layer_{layer}" + ("_backwards" if direction else "")
                 module = _Layer(self._cell(), self.hidden_size, self.recurrent_dropout, self.dtype, name=name)
                 begin = carry[layer * self._directions + direction]
-                states, last = module(begin, hidden[way], valid[way], train)
+                turned = jax.tree.map(lambda mask, way=way: mask[way], masks)
+                states, last = module(begin, hidden[way], turned, train)
                 outputs.append(states[way])
                 carries.append(last)
             hidden = jnp.concatenate(outputs, axis=-1)
-        hidden = jnp.swapaxes(hidden * valid[:, :, None], 0, 1)
+        if masks.valid is not None:
+            hidden = hidden * masks.valid[:, :, None]
+        hidden = jnp.swapaxes(hidden, 0, 1)
         return hidden.astype(self.dtype or jnp.float32), tuple(carries)
 
     @property
@@ -259,7 +302,7 @@ class _Layer(nn.Module):
         self,
         carry: Carry,
         inputs: Float[Array, "time batch features"],
-        valid: Float[Array, "time batch"],
+        masks: Masks,
         train: bool,
     ) -> tuple[Float[Array, "time batch hidden"], Carry]:
         size, width, dtype = self.hidden_size, self.cell.gates * self.hidden_size, self.dtype or jnp.float32
@@ -272,14 +315,16 @@ class _Layer(nn.Module):
         }
         if isinstance(self.cell, Normalised):  # which adds the bias itself
             own["bias"], bias = bias, jnp.zeros(width)
-        kept = nn.Dropout(self.recurrent_dropout, deterministic=not train)(jnp.ones((inputs.shape[1], size)))
+        if train and self.recurrent_dropout:
+            ones = jnp.ones((inputs.shape[1], size))
+            masks = masks._replace(kept=nn.Dropout(self.recurrent_dropout, deterministic=False)(ones))
         params = {
             "input_kernel": input_kernel.astype(dtype),
             "recurrent_kernel": recurrent_kernel.astype(dtype),
             "bias": bias,
             "own": own,
         }
-        return recur(self.cell, params, carry, inputs, valid, kept)
+        return recur(self.cell, params, carry, inputs, masks)
 
 
 def _orthogonal_gates(rng: Array, shape: tuple[int, int], dtype: Any) -> Array:

@@ -1,5 +1,7 @@
 """Recurrent cells and layers: the fast recurrence against the plain one, padding, directions, and dropout."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from jax.test_util import check_grads
 
 from jaxgen.errors import UsageError
 from jaxgen.models.cells import CELLS, Elman, Normalised
-from jaxgen.models.recurrent import Recurrent, recur, recur_plainly
+from jaxgen.models.recurrent import Masks, Recurrent, recur, recur_plainly
 
 BATCH, TIME, FEATURES, HIDDEN = 3, 7, 5, 4
 LENGTHS = jnp.array([7, 3, 0])
@@ -37,23 +39,27 @@ def case(cell):
     carry = {name: normal(6 + i, BATCH, HIDDEN) for i, name in enumerate(cell.states)}
     valid = (jnp.arange(TIME)[:, None] < LENGTHS).astype(jnp.float32)
     kept = jnp.asarray(np.random.default_rng(8).integers(0, 2, (BATCH, HIDDEN)) * 2, jnp.float32)
-    return params, carry, normal(9, TIME, BATCH, FEATURES), valid, kept
+    starts = jnp.zeros((TIME, BATCH)).at[2, 0].set(1).at[0, 1].set(1).at[4, 0].set(1)
+    return params, carry, normal(9, TIME, BATCH, FEATURES), Masks(valid, starts, kept)
 
 
+@pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("cell", every_cell(), ids=repr)
-def test_fast_recurrence_is_the_plain_one_in_value_and_gradient(cell):
-    params, carry, inputs, valid, kept = case(cell)
+def test_fast_recurrence_is_the_plain_one_in_value_and_gradient(cell, masked):
+    params, carry, inputs, masks = case(cell)
+    masks = masks if masked else Masks()
 
-    def apply(way):
-        return jax.vjp(lambda *given: way(cell, *given, valid, kept), params, carry, inputs)
+    @functools.partial(jax.jit, static_argnums=0)
+    def apply(way, *given):
+        value, pull = jax.vjp(lambda *given: way(cell, *given, masks), *given)
+        return value, pull(jax.tree.map(lambda leaf: normal(10, *leaf.shape), value))
 
-    (value, pull), (expected, expected_pull) = apply(recur), apply(recur_plainly)
+    (value, gradients), (expected, expected_gradients) = (
+        apply(way, params, carry, inputs) for way in (recur, recur_plainly)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), value, expected)
-    cotangents = jax.tree.map(lambda leaf: normal(10, *leaf.shape), value)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5),
-        pull(cotangents),
-        expected_pull(cotangents),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), gradients, expected_gradients
     )
 
 
@@ -101,6 +107,23 @@ def test_a_sequence_in_two_parts_with_the_carry_is_the_sequence(name):
     second, carry = model.apply(variables, inputs[:, 3:], carry)
     np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, rtol=1e-5, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), carry, last)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_sequences_in_one_row_are_what_they_are_alone(name):
+    model = Recurrent(HIDDEN, name, num_layers=2)
+    inputs = normal(0, 1, TIME, FEATURES)
+    variables = model.init(jax.random.key(0), inputs)
+    starts = np.zeros((1, TIME), bool)
+    starts[0, [0, 3]] = True
+    used = jax.tree.map(lambda leaf: leaf + 1, model.initial_carry(1))
+    packed, carry = model.apply(variables, inputs, used, starts=starts)
+    first, _ = model.apply(variables, inputs[:, :3])
+    second, last = model.apply(variables, inputs[:, 3:])
+    np.testing.assert_allclose(packed, jnp.concatenate([first, second], axis=1), rtol=1e-5, atol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), carry, last)
+    with pytest.raises(UsageError, match="a row of its own"):
+        Recurrent(HIDDEN, bidirectional=True).init(jax.random.key(0), inputs, starts=starts)
 
 
 def test_one_direction_is_causal_and_two_are_not():
