@@ -118,6 +118,52 @@ class DenseImageConfig(ImageConfig):
     """Normalise the hidden layers over the batch."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(TrainConfig):
+    """The options of language models."""
+
+    data: str = "pydocs"
+    """The text: pydocs or pycode (no network), a tfds set of text, or the path of a file or directory of files."""
+    encoding: str = "utf-8"
+    """The encoding of files."""
+    tokenizer: Literal["characters", "bytes", "words", "subwords"] = "characters"
+    """What a token is; subwords by byte-pair encoding."""
+    vocabulary_size: int = 1000
+    """Tokens at most, of words and subwords."""
+    lowercase: bool = True
+    """Leave out the case of words."""
+    batch_size: int = 64
+    """Streams that the text is cut into, a part of each a step, over all devices."""
+    sequence_length: int = 128
+    """Tokens of each stream a step: as far as gradients go back; the state is carried on."""
+    reset_at_documents: bool = False
+    """Forget the state where a document ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentTextConfig(TextConfig):
+    """The options of recurrent language models."""
+
+    cell: Literal["elman", "gru", "lstm"] = "lstm"
+    """What carries the state from token to token."""
+    embedding_size: int = 64
+    """Of each token's vector."""
+    hidden_size: int = 256
+    """Units of each recurrent layer."""
+    num_layers: int = 1
+    """Recurrent layers."""
+    dense_size: int = 0
+    """Units of a layer with ReLU after the recurrent ones; 0 for none."""
+    dropout: float = 0.2
+    """Part of each layer's inputs that is dropped in training."""
+    recurrent_dropout: float = 0.0
+    """Part of the hidden state that is dropped from token to token, the same units at all."""
+    layer_norm: bool = False
+    """Normalise the products within the cells."""
+    tied: bool = False
+    """Use the embedding for the output, too."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One runnable experiment.

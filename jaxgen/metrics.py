@@ -69,6 +69,17 @@ class Mean(Metric):
 
 
 @struct.dataclass
+class Perplexity(Mean):
+    """The exponential of a mean of nats: the number of equally likely choices that are as hard to foresee."""
+
+    def compute(self) -> Any:
+        """Gives exp(total / count), and 0 where nothing was counted."""
+        mean = super().compute()
+        xp = _array_module(self.total, self.count)
+        return xp.where(self.count == 0, 0.0, xp.exp(mean))
+
+
+@struct.dataclass
 class R2(Metric):
     """The coefficient of determination, 1 - (squared residuals) / (squared deviations from the mean).
 

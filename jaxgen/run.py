@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxgen import signals
-from jaxgen.data import folder
+from jaxgen.data import folder, text
 from jaxgen.errors import JaxgenError, UsageError, shown
-from jaxgen.experiment import Experiment, TrainConfig, command_line, optimizer_config
+from jaxgen.experiment import Experiment, TextConfig, TrainConfig, command_line, optimizer_config
 from jaxgen.memory import keep_freed_memory
 from jaxgen.run_directory import RunDirectory
 from jaxgen.splits import load_splits
@@ -111,15 +111,19 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
 
     parallel.initialize()
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
-    if folder.is_folder(config.data) and directory.path.resolve().is_relative_to(Path(config.data).resolve()):
+    of_text = isinstance(config, TextConfig)
+    is_path = text.is_path(config.data) if of_text else folder.is_folder(config.data)
+    if is_path and directory.path.resolve().is_relative_to(Path(config.data).resolve()):
         raise UsageError(
-            f"the run directory {shown(directory.path)} would lie among the pictures of {shown(config.data)}: "
-            "give a --workdir that lies elsewhere"
+            f"the run directory {shown(directory.path)} would lie among the {'texts' if of_text else 'pictures'} of "
+            f"{shown(config.data)}: give a --workdir that lies elsewhere"
         )
     directory.make()
     try:
         splits = load_splits(experiment, config, config.data_dir or directory.data_dir())
-        if folder.is_folder(config.data):
+        if of_text:
+            _say(_describe_texts(splits))
+        elif is_path:
             counts = ", ".join(f"{len(source):,} for {name}" for name, source in splits.items())
             _say(f"pictures of {', '.join(splits['train'].class_names)}: {counts}")
         task = experiment.task(config, splits["train"])
@@ -134,6 +138,12 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
         raise
     report(directory)
     return directory
+
+
+def _describe_texts(splits: dict[str, Any]) -> str:
+    train = splits["train"]
+    sizes = ", ".join(f"{source.reader.tokens.size:,} for {name}" for name, source in splits.items())
+    return f"{train.name}: {train.num_classes:,} different tokens; tokens {sizes}"
 
 
 def report(directory: RunDirectory) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 
 from jaxgen.config import completed, differences
+from jaxgen.data import tokenizers
+from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import JaxgenError, UsageError
 from jaxgen.files import read_json, write_json
 
@@ -36,6 +38,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
+        self.tokenizer_path = self.path / "tokenizer.json"
         self._made: list[Path] = []
 
     def config(self) -> dict[str, Any]:
@@ -119,6 +122,11 @@ class RunDirectory:
             ) from error
         except OSError:  # a file system without locks
             return
+
+    def keep_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Writes `tokenizer.json`, where it isn't there yet."""
+        if jax.process_index() == 0 and not self.tokenizer_path.exists():
+            tokenizers.save(tokenizer, self.tokenizer_path)
 
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Writes `result.json`, the mark of a finished run."""

@@ -10,8 +10,10 @@ import jax
 import numpy as np
 
 from jaxgen.config import rebuild
+from jaxgen.data import streams, text, tokenizers
 from jaxgen.data.sources import Source, as_source, load
 from jaxgen.data.strokes import Strokes, find_strokes
+from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import JaxgenError, OwnCodeError, UsageError, shown
 from jaxgen.files import read_lines
 from jaxgen.parallel import make_mesh, put_state
@@ -62,6 +64,10 @@ class SavedRun:
                 "the run was trained on arrays of your own code: evaluate it there, as "
                 "jaxgen.SavedRun(path).evaluate({'test': arrays})"
             )
+        if "text" in data:
+            source = self._text(split)
+            self._check_unchanged(source)
+            return source
         source = load(
             name,
             data["splits"][split],
@@ -72,6 +78,33 @@ class SavedRun:
         if name == data["name"]:
             self._check_unchanged(source)
         return source
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that a language model was trained with.
+
+        Raises:
+            UsageError: for a run of another kind.
+            JaxgenError: where it is missing, damaged, or another one.
+        """
+        if "text" not in self.config["data"]:
+            raise UsageError(
+                f"{self.directory.path} is a run of {type(self.task).__name__}, not of a language model"
+            )
+        return tokenizers.load(self.directory.tokenizer_path, self.config["data"]["text"]["tokenizer"])
+
+    def _text(self, split: str) -> Source:
+        data = self.config["data"]
+        given = streams.TextFormat(**{**data["text"], "tokenizer": self.tokenizer})
+        as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
+        found = text.read(
+            data["name"],
+            data["splits"][split],
+            data_dir=self._data_dir,
+            encoding=given.encoding,
+            as_bytes=as_bytes,
+        )
+        return streams.evaluation_streams(found, given)
 
     def _check_unchanged(self, source: Source) -> None:
         """Says where the data isn't what the run was trained on any more; refuses other classes."""

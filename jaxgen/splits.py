@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from jaxgen.data import folder
+from jaxgen.data import folder, streams, text
 from jaxgen.data.sources import Source, load
 from jaxgen.errors import UsageError
-from jaxgen.experiment import Experiment, ImageConfig, TrainConfig
+from jaxgen.experiment import Experiment, ImageConfig, TextConfig, TrainConfig
 
 
 def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | None) -> dict[str, Source]:
@@ -23,6 +23,8 @@ def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | No
     """
     if config.epochs < 1 or (config.steps is not None and config.steps < 1) or config.patience < 1:
         raise UsageError("--epochs, --steps and --patience must be at least 1")
+    if isinstance(config, TextConfig):
+        return _load_texts(config, data_dir)
     conversion: dict[str, Any] = {}
     if isinstance(config, ImageConfig):
         conversion = {"image_size": _size(config.image_size), "image_channels": config.image_channels}
@@ -48,6 +50,30 @@ def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | No
         )
     # What is evaluated is read several times; the training split goes to the device.
     return {name: source if name == "train" else source.held() for name, source in splits.items()}
+
+
+def _load_texts(config: TextConfig, data_dir: Path | None) -> dict[str, Source]:
+    """Loads the splits of a text, as streams, with a tokenizer that is made of them."""
+    if config.validation_fraction:
+        raise UsageError(
+            "--validation-fraction is for sets of examples: a text has a validation split in any case"
+        )
+    as_bytes = config.tokenizer == "bytes"
+    names = text.split_names(config.data, config.train_split, config.test_split, data_dir)
+    texts = {
+        name: text.read(config.data, split, data_dir=data_dir, encoding=config.encoding, as_bytes=as_bytes)
+        for name, split in names.items()
+    }
+    tokenizer = streams.make_tokenizer(
+        config.tokenizer, texts.values(), config.vocabulary_size, config.lowercase
+    )
+    given = streams.TextFormat(
+        tokenizer, config.sequence_length, config.batch_size, config.reset_at_documents, config.encoding
+    )
+    held_out = {
+        name: streams.evaluation_streams(found, given) for name, found in texts.items() if name != "train"
+    }
+    return {"train": streams.training_streams(texts["train"], given), **held_out}
 
 
 def _size(given: tuple[int, ...] | None) -> tuple[int, int] | None:

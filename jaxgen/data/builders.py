@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxgen.errors import JaxgenError, UsageError, unknown
 
-_EMBEDDED = ("digits", "diabetes")
+_EMBEDDED = ("diabetes", "digits", "pycode", "pydocs")
 _IDX = ("mnist", "fashion_mnist", "kmnist", "emnist")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -30,16 +30,23 @@ def data_directory(data_dir: Path | str | None) -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def prepared(name: str, data_dir: Path | str | None = None) -> Any:
+def prepared(
+    name: str, data_dir: Path | str | None = None, check: Callable[[Any, str], Any] | None = None
+) -> Any:
     """Gives a set's builder, prepared; embedded sets go to a cache where the default directory is read-only.
 
+    Args:
+        name: of the set.
+        data_dir: where prepared sets lie.
+        check: refuses a set of another kind before anything is downloaded; by default all that `kind` doesn't know.
+
     Raises:
-        UsageError: for an unknown set, or one of another kind than `kind` knows.
+        UsageError: for an unknown set, or one of another kind.
         JaxgenError: where it can't be downloaded or written.
     """
     directory = data_directory(data_dir)
     builder = find(name, directory)
-    kind(builder, name)  # before anything is downloaded
+    (check or kind)(builder, name)
     if (
         not builder.is_prepared()
         and builder.name in _EMBEDDED
@@ -57,7 +64,7 @@ def known(name: str) -> bool:
     """Tells whether a name, be it with a configuration or a version, is that of an embedded set or of tfds's."""
     import tensorflow_datasets as tfds
 
-    from jaxgen.data import embedded  # noqa: F401
+    from jaxgen.data import embedded, embedded_text  # noqa: F401
 
     return re.split("[/:]", name)[0] in tfds.core.registered.list_imported_builders()
 
@@ -72,7 +79,7 @@ def find(name: str, directory: Path) -> Any:
     import tensorflow_datasets as tfds
 
     # It registers its builders with tfds.
-    from jaxgen.data import embedded  # noqa: F401
+    from jaxgen.data import embedded, embedded_text  # noqa: F401
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # tfds announces what isn't installed
@@ -187,13 +194,21 @@ def build(builder: Any, name: str, directory: Path, generate: Any = None) -> Any
                     _write(builder, directory, generate)
             except Exception as error:
                 if not builder.is_prepared():  # else another process was faster
-                    raise explain(error, name, directory) from error
+                    raise explain(error, name, directory, _offline(builder)) from error
             finally:
                 leftovers.remove()
         builder = find(name, directory)
         if not builder.is_prepared() or not builder.info.splits:
             raise _incomplete(builder, name)
     return builder
+
+
+def _offline(builder: Any) -> str:
+    from tensorflow_datasets import features as kinds
+
+    features = builder.info.features
+    of_text = isinstance(features, kinds.FeaturesDict) and not {"image", "label"} <= features.keys()
+    return "pydocs" if of_text else "digits"
 
 
 def _incomplete(builder: Any, name: str) -> JaxgenError:
@@ -226,8 +241,8 @@ def _quiet(text: bool, bars: bool) -> Iterator[None]:
         tqdm_utils._active = active
 
 
-def explain(error: Exception, name: str, directory: Path) -> JaxgenError:
-    """Tells why a set couldn't be prepared."""
+def explain(error: Exception, name: str, directory: Path, offline: str = "digits") -> JaxgenError:
+    """Tells why a set couldn't be prepared; `offline` is one of its kind that needs no network."""
     import requests
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
@@ -242,7 +257,7 @@ def explain(error: Exception, name: str, directory: Path) -> JaxgenError:
         if name.split("/")[0].split(":")[0] not in _IDX:
             way_out = f"run `jaxgen data prepare {name}` where there is a network and name its --data-dir"
         return JaxgenError(
-            f"{name} is not prepared in {directory} and can't be downloaded (no network?): use --data digits, "
+            f"{name} is not prepared in {directory} and can't be downloaded (no network?): use --data {offline}, "
             f"which needs none, or {way_out}"
         )
     if isinstance(error, JaxgenError):

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxgen.data import tokenizers
 from jaxgen.data.sources import Source
 from jaxgen.data.strokes import find_strokes
 
@@ -20,7 +21,14 @@ def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, An
         "image_size": train.image_size,
         "image_channels": train.image_channels,
         "version": train.version,
+        **({} if train.text is None else {"text": describe_text(train)}),
     }
+
+
+def describe_text(source: Source) -> dict[str, Any]:
+    """Describes how a text is made into examples."""
+    fields = {field.name: getattr(source.text, field.name) for field in dataclasses.fields(source.text)}
+    return {**fields, "tokenizer": tokenizers.digest(source.text.tokenizer)}
 
 
 def describe_examples(train: Source) -> dict[str, Any]:

@@ -229,9 +229,12 @@ def evaluation_batches(
 ) -> Iterator[HostBatch]:
     """Yields every example once, in order; the last batch is filled up with rows of weight 0.
 
+    The batches of a text hold an example of each of its streams, and are all filled up.
+
     Args:
         source: what to read, or arrays as `from_arrays` takes them.
-        batch_size: rows a batch, over all hosts; rounded up to a multiple of `process_count`.
+        batch_size: rows a batch, over all hosts; rounded up to a multiple of `process_count`. For a text as many as it
+            has streams, or more.
         process_index: this host's number; it gets its contiguous part of each batch.
         process_count: the number of hosts; all get the same number of batches.
 
@@ -243,7 +246,8 @@ def evaluation_batches(
     source = as_source(source, "evaluation")
     share = -(-batch_size // process_count)
     rows = _share(share, process_index)
-    for indices, weights in zip(
-        *_cut(np.arange(len(source), dtype=np.int32), share * process_count), strict=True
-    ):
-        yield with_weights(source.gather(indices[rows]), weights[rows])
+    indices = np.arange(len(source), dtype=np.int32)
+    pieces = indices.reshape(-1, source.streams) if source.streams else indices[None]
+    for piece in pieces:
+        for numbers, weights in zip(*_cut(piece, share * process_count), strict=True):
+            yield with_weights(source.gather(numbers[rows]), weights[rows])

@@ -45,7 +45,8 @@ class Source:
         shape: of one input: (height, width, channels), None where it differs, or (features,).
         image_size: (height, width) that images are resized to, or None.
         image_channels: 1 or 3, which images are converted to, or None.
-        version: of the set, where it has one; of a folder, a digest of its pictures.
+        version: of the set, where it has one; of a folder or a text, a digest of its contents.
+        text: of a text, how it is made into examples, a `jaxgen.data.streams.TextFormat`; else None.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Source:
     image_size: tuple[int, int] | None = None
     image_channels: int | None = None
     version: str | None = None
+    text: Any = None
 
     def __len__(self) -> int:
         """The number of examples."""
@@ -91,6 +93,11 @@ class Source:
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             parts = list(pool.map(self.gather, pieces))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @property
+    def streams(self) -> int:
+        """Of a text, the number of its streams: its examples come in order, as many at a time; else 0."""
+        return self.text.streams if self.text is not None else 0
 
     def held(self, most_bytes: int = 2**28) -> "Source":
         """Reads the split into memory, so that nothing is decoded twice; one of more bytes stays as it is."""
@@ -204,7 +211,7 @@ def load(
     if folder.is_folder(name):
         return folder.load(name, split, size, image_channels)
     builder = builders.prepared(name, data_dir)
-    records = _Records(builders.records(builder, name, split), str(builder.data_path))
+    records = Records(builders.records(builder, name, split), str(builder.data_path))
     version = str(builder.version)
     kind = builders.kind(builder, name)
     if kind is None:
@@ -227,8 +234,8 @@ def load(
 
 
 @dataclass(frozen=True)
-class _Records:
-    """A split's serialised examples."""
+class Records:
+    """The serialised examples of a split of a tfds set."""
 
     stored: Any
     directory: str
@@ -255,7 +262,7 @@ class _Records:
 class _Images:
     """Images with their labels."""
 
-    records: _Records
+    records: Records
     keys: tuple[str, str]
     channels: int
     size: tuple[int, int] | None
@@ -281,7 +288,7 @@ class _Images:
 class _Rows:
     """Rows of features with their targets."""
 
-    records: _Records
+    records: Records
 
     def __len__(self) -> int:
         return len(self.records)

@@ -108,7 +108,7 @@ class Bytes:
 
     def encode(self, text: str) -> Ids:
         """Gives the bytes."""
-        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+        return np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8).astype(np.int32)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Gives the text, with replacement characters for bytes that are no UTF-8."""

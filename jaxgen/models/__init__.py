@@ -3,6 +3,7 @@
 from jaxgen.models.cnn import ConvNet
 from jaxgen.models.convolution import average_pool, convolve, convolve_transposed, max_pool
 from jaxgen.models.feed_forward import FeedForward
+from jaxgen.models.language_model import RecurrentLanguageModel
 from jaxgen.models.recurrent import Recurrent
 from jaxgen.models.row_reader import RowReader
 from jaxgen.models.sequence_net import SequenceNet
@@ -11,6 +12,7 @@ __all__ = [
     "ConvNet",
     "FeedForward",
     "Recurrent",
+    "RecurrentLanguageModel",
     "RowReader",
     "SequenceNet",
     "average_pool",

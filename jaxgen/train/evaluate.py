@@ -37,7 +37,8 @@ class Evaluator:
                 f"{type(task).__name__} has no loss to evaluate: leave out the validation and test splits"
             )
         self._task, self._splits, self._mesh = task, splits, mesh
-        self._batch_size = -(-batch_size // mesh.size) * mesh.size
+        sizes = {name: source.streams or batch_size for name, source in splits.items()}
+        self._batch_sizes = {name: -(-size // mesh.size) * mesh.size for name, size in sizes.items()}
         self._resident: dict[str, list[Any]] = {}
         self._step = jax.jit(make_eval_step(task.loss, gradient=gradient)) if splits else None
 
@@ -49,7 +50,7 @@ class Evaluator:
         """
         figures = {}
         for split in splits:
-            carry = self._task.initial_carry(self._batch_size)
+            carry = self._task.initial_carry(self._batch_sizes[split])
             sums = []
             assert self._step is not None
             for batch in self._batches(split):
@@ -66,7 +67,7 @@ class Evaluator:
         size = 0
         for batch in evaluation_batches(
             self._splits[split],
-            self._batch_size,
+            self._batch_sizes[split],
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         ):

@@ -101,7 +101,7 @@ def fit(
     if hasattr(task, "check"):
         for source in (train, *splits.values()):
             task.check(source)
-    order = BatchOrder(len(train), batch_size, seed)
+    order = _order(train, batch_size, seed)
     length = _length(steps, epochs, order)
     _check_positive(
         accumulate=accumulate,
@@ -115,7 +115,7 @@ def fit(
     if patience is not None and "validation" not in splits:
         raise UsageError("patience needs a validation split: the test split decides nothing")
     settings = _settings(
-        length, order, tuple(splits), patience, report_every, evaluate_every, checkpoint_every
+        length, train, order, tuple(splits), patience, report_every, evaluate_every, checkpoint_every
     )
     step = _make_step(task, optimizer, accumulate, ema_decay, gradient)
     directory = None if workdir is None else RunDirectory(workdir)
@@ -135,6 +135,8 @@ def fit(
             described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
             described |= describe_examples(train)
             notes = directory.begin({**described, **(record or {}), "device_count": mesh.size}, length)
+            if train.text is not None:
+                directory.keep_tokenizer(train.text.tokenizer)
         example = with_weights(train.gather(order(0)[0]), order(0)[1])
         state = TrainState.create(task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None)
         count = steps_per_call or _steps_per_call(step, state, example, settings.report_every)
@@ -156,6 +158,7 @@ def fit(
 
 def _settings(
     length: int,
+    train: Source,
     order: BatchOrder,
     splits: tuple[str, ...],
     patience: int | None,
@@ -169,6 +172,7 @@ def _settings(
     return LoopSettings(
         steps=length,
         batch_size=order.batch_size,
+        tokens_per_step=0 if train.text is None else order.batch_size * train.text.sequence_length,
         report_every=report_every or report,
         evaluate_every=evaluate_every or evaluation,
         checkpoint_every=checkpoint_every or evaluate_every or evaluation,
@@ -183,6 +187,14 @@ def _sources(data: Any, validation: Data | None, test: Data | None) -> tuple[Sou
     named = {"validation": validation, "test": test}
     splits = {name: as_source(value, name) for name, value in named.items() if value is not None}
     return as_source(data, "train"), splits
+
+
+def _order(train: Source, batch_size: int, seed: int) -> BatchOrder:
+    if train.streams and batch_size != train.streams:
+        raise UsageError(
+            f"{train.name} is cut into {train.streams} streams: that must be the batch size, not {batch_size}"
+        )
+    return BatchOrder(len(train), batch_size, seed, shuffle=not train.streams)
 
 
 def _length(steps: int | None, epochs: int | None, order: BatchOrder) -> int:

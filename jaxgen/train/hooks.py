@@ -84,7 +84,7 @@ class TensorBoard(Hook):
 
 
 # What a line has room for; the other figures are in the files.
-_SHOWN = ("loss", "accuracy", "mse", "r2")
+_SHOWN = ("loss", "accuracy", "mse", "perplexity", "r2")
 
 
 class Progress(Hook):
@@ -157,7 +157,8 @@ class Progress(Hook):
         ]
         rate = self._latest.get("train/steps_per_second")
         if rate:
-            parts.append(f"{self._latest['train/examples_per_second']:,.0f} examples/s")
+            unit = "tokens" if "train/tokens_per_second" in self._latest else "examples"
+            parts.append(f"{self._latest[f'train/{unit}_per_second']:,.0f} {unit}/s")
             parts.append(f"ETA {format_seconds((self._steps - step) / rate)}")
         return "  ".join(parts)
 

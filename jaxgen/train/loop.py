@@ -34,6 +34,7 @@ class LoopSettings:
     Attributes:
         steps: the length of the run.
         batch_size: examples a step, for the throughput.
+        tokens_per_step: of text, for the throughput, else 0.
         report_every: steps between reports of the training figures.
         evaluate_every: steps between evaluations.
         checkpoint_every: steps between checkpoints; one is made at the end in any case.
@@ -52,6 +53,14 @@ class LoopSettings:
     splits: tuple[str, ...] = ()
     monitor: str | None = None
     patience: int | None = None
+    tokens_per_step: int = 0
+
+    def throughput(self, steps_per_second: float) -> dict[str, float]:
+        """Gives how many examples, or tokens, a second that is."""
+        name, size = (
+            ("tokens", self.tokens_per_step) if self.tokens_per_step else ("examples", self.batch_size)
+        )
+        return {f"train/{name}_per_second": steps_per_second * size}
 
 
 @dataclass
@@ -181,7 +190,7 @@ class Loop:
         self._measure(step)
         if self._rate is not None:
             figures["train/steps_per_second"] = self._rate
-            figures["train/examples_per_second"] = self._rate * self.settings.batch_size
+            figures.update(self.settings.throughput(self._rate))
         for hook in self._hooks:
             hook.on_report(step, figures)
 

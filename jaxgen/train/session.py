@@ -27,7 +27,7 @@ class FitResult:
     Attributes:
         state: the trained state: that of the best validation loss where there is a validation split, else
             the last one.
-        figures: `SPLIT/NAME` to value, with `train/examples_per_second`, `seconds`, `steps`, `parameters`.
+        figures: `SPLIT/NAME` to value, with `train/examples_per_second` (or tokens), `seconds`, `steps`, `parameters`.
         history: every report and evaluation in order, each with its `step`.
         finished_before: whether the run directory held the finished run already.
     """
@@ -211,8 +211,7 @@ class Session:
         figures: dict[str, Any] = self.evaluate(self.state, self.splits)
         tally = loop.tally
         if tally.measured_seconds:
-            rate = tally.measured_steps / tally.measured_seconds
-            figures["train/examples_per_second"] = rate * self.settings.batch_size
+            figures.update(self.settings.throughput(tally.measured_steps / tally.measured_seconds))
         return {
             **figures,
             "seconds": round(tally.seconds, 3),

@@ -1,0 +1,199 @@
+"""Text: the documents of a tfds set, a file, or a directory of files."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxgen.data import builders
+from jaxgen.data.sources import Records
+from jaxgen.errors import JaxgenError, UsageError, shown, unknown
+
+# Of a file or directory: the parts for validation and for testing, at the end.
+_BOUNDS = {"train": (0.0, 0.9), "validation": (0.9, 0.95), "test": (0.95, 1.0)}
+_HELD_OUT_PERCENT = 5
+
+
+@dataclass(frozen=True)
+class Text:
+    """A split of a text: what `read` gives.
+
+    Attributes:
+        name: of the set, file or directory.
+        split: of it.
+        documents: in order.
+        version: of the set; of a file or directory, a digest of the whole text.
+    """
+
+    name: str
+    split: str
+    documents: tuple[str, ...] = field(repr=False)
+    version: str
+
+    def __len__(self) -> int:
+        """The number of characters."""
+        return sum(map(len, self.documents))
+
+
+def is_path(name: str) -> bool:
+    """Tells whether the name of a text is a path: by its form, or since something lies there that is no known set."""
+    if name.startswith((".", "~", os.sep)) or name.endswith(os.sep) or Path(name).suffix:
+        return True
+    return os.path.exists(name) and not builders.known(name)  # noqa: PTH110, pathlib's raises for long names
+
+
+def split_names(
+    name: str, train_split: str, test_split: str, data_dir: Path | str | None = None
+) -> dict[str, str]:
+    """Names the splits to train on, to choose by and to test on, as `read` takes them.
+
+    A set without a split for validation holds out the last records of the training split; one without a test split
+    has none, unless it was asked for.
+
+    Raises:
+        UsageError: where nothing can be held out.
+        JaxgenError: where the set can't be had.
+    """
+    if is_path(name):
+        return {"train": train_split, "validation": "validation", "test": test_split}
+    available = builders.prepared(name, data_dir, text_key).info.splits
+    names = {"train": train_split, "validation": "validation"}
+    if "validation" not in available:
+        if "[" in train_split or "+" in train_split:
+            raise UsageError(
+                f"{name} has no validation split, and none can be held out of {train_split}: train on a whole split"
+            )
+        kept = 100 - _HELD_OUT_PERCENT
+        names = {"train": f"{train_split}[:{kept}%]", "validation": f"{train_split}[{kept}%:]"}
+    if test_split != "test" or "test" in available:
+        names["test"] = test_split
+    return names
+
+
+def read(
+    name: str,
+    split: str,
+    *,
+    data_dir: Path | str | None = None,
+    encoding: str = "utf-8",
+    as_bytes: bool = False,
+) -> Text:
+    """Reads a split of a text.
+
+    Args:
+        name: `pydocs` or `pycode`, which come with Python; any tfds set of text; or the path of a file or directory
+            of files, hidden ones left out. Of files the first nine tenths are for training, a twentieth each for
+            validation and testing, cut at ends of lines.
+        split: `train`, `validation` or `test`; of a set in tfds notation.
+        data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
+        encoding: of files.
+        as_bytes: whether bytes that the encoding doesn't know are kept, as surrogates, for the tokenizer of bytes.
+
+    Raises:
+        UsageError: for an unknown set, split or encoding, or a set without text.
+        JaxgenError: where it can't be had or read, is empty, or has another encoding.
+    """
+    if is_path(name):
+        documents = _read_files(
+            Path(name).expanduser(), encoding, "surrogateescape" if as_bytes else "strict"
+        )
+        if split not in _BOUNDS:
+            raise UsageError(f"{shown(name)} has the splits train, validation and test, not {split}")
+        digest = hashlib.sha256("\0".join(documents).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return Text(name, split, _part(documents, *_BOUNDS[split]), digest)
+    builder = builders.prepared(name, data_dir, text_key)
+    key = text_key(builder, name)
+    records = Records(builders.records(builder, name, split), str(builder.data_path))
+    try:
+        examples = records.read(np.arange(len(records)))
+        documents = tuple(example[key].bytes_list.value[0].decode() for example in examples)
+    except Exception as error:
+        raise records.damaged(error) from error
+    return Text(name, split, documents, str(builder.version))
+
+
+def text_key(builder: Any, name: str) -> str:
+    """Gives the key of a set's text.
+
+    Raises:
+        UsageError: for a set without text, or with several and none called `text`.
+    """
+    from tensorflow_datasets import features as kinds
+
+    features = builder.info.features
+    known = dict(features.items()) if isinstance(features, kinds.FeaturesDict) else {}
+    keys = [key for key, feature in known.items() if isinstance(feature, kinds.Text)]
+    if "text" in keys:
+        return "text"
+    if len(keys) == 1:
+        return keys[0]
+    told = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in known.items())
+    raise UsageError(f"{name} is no set of text, it has {told or features}: take one with a text")
+
+
+def _read_files(path: Path, encoding: str, errors: str) -> tuple[str, ...]:
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file, path))
+        if not files:
+            raise JaxgenError(f"{shown(path)} holds no files")
+    else:
+        files = [path]
+    documents = [text for file in files if (text := _read_file(file, encoding, errors))]
+    if not any(document.strip() for document in documents):
+        raise JaxgenError(f"{shown(path)} is empty: there is no text to train on")
+    return tuple(documents)
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
+
+
+def _read_file(file: Path, encoding: str, errors: str) -> str:
+    try:
+        content = file.read_bytes()
+        return content.decode(encoding, errors).removeprefix("\ufeff").replace("\r\n", "\n")
+    except FileNotFoundError as error:
+        raise unknown("file or directory", str(file), map(str, _beside(file))) from error
+    except OSError as error:
+        raise JaxgenError(f"can't read {shown(file)}: {error.strerror}") from error
+    except LookupError as error:
+        raise UsageError(
+            f"unknown encoding {encoding!r}: give one that Python knows, such as latin-1"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise JaxgenError(
+            f"{shown(file)} is not {encoding}: byte 0x{content[error.start]:02x} at offset {error.start:,}; name the "
+            "right --encoding, such as latin-1, or take --tokenizer bytes"
+        ) from error
+
+
+def _beside(file: Path) -> Sequence[Path]:
+    try:
+        return list(file.parent.iterdir())
+    except OSError:
+        return []
+
+
+def _part(documents: Sequence[str], first: float, last: float) -> tuple[str, ...]:
+    """Takes a part of the documents by characters, from the end of a line to the end of a line where there is one."""
+    total = sum(map(len, documents))
+    chosen, place = [], 0
+    for document in documents:
+        begin, end = (_line_end(document, share * total - place) for share in (first, last))
+        if begin < end:
+            chosen.append(document[begin:end])
+        place += len(document)
+    return tuple(chosen)
+
+
+def _line_end(document: str, wanted: float) -> int:
+    """Gives where the line ends that `wanted` lies in; `wanted` itself in a document of few long lines."""
+    place = min(max(round(wanted), 0), len(document))
+    if place in (0, len(document)):
+        return place
+    found = document.find("\n", place - 1) + 1
+    return found if found and found - place <= len(document) / 100 else place
