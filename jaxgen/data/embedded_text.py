@@ -50,7 +50,8 @@ class Pydocs(_PythonText):
     def _documents(self) -> dict[str, str]:
         from pydoc_data.topics import topics
 
-        documents, seen = {}, set()
+        documents: dict[str, str] = {}
+        seen: set[str] = set()
         # Short topics are often parts of long ones, which then hold the whole.
         for name in sorted(topics, key=lambda name: (-len(topics[name]), name)):
             paragraphs = [

@@ -59,7 +59,8 @@ def make_tokenizer(kind: str, texts: Iterable[Text], vocabulary_size: int, lower
     if kind == "subwords":
         return tokenizers.Subwords.train(first.documents, vocabulary_size)
     documents = (document for text in (first, *others) for document in text.documents)
-    return tokenizers.KINDS[kind].train(documents)
+    kinds: dict[str, Any] = tokenizers.KINDS
+    return kinds[kind].train(documents)
 
 
 def training_streams(text: Text, given: TextFormat) -> Source:

@@ -60,7 +60,7 @@ class LanguageModelling:
         labels = batch["labels"]
         if "stream_start" in batch:
             carry = _begin_anew(batch["stream_start"], carry, self.initial_carry(len(labels)))
-        features, carry = self.model.apply(
+        outputs: Any = self.model.apply(
             {"params": params, **model_state},
             batch["tokens"],
             carry,
@@ -69,12 +69,19 @@ class LanguageModelling:
             method="features",
             rngs={"dropout": context.block_rng()} if context.train else {},
         )
-        kernel, bias = self.model.apply({"params": params}, method="output")
+        features, carry = outputs
+        kernel, bias = head_of(self.model, params)
         counted = (labels >= 0).astype(jnp.float32)
         weights = metrics.spread(batch["weight"], labels.shape) * counted if "weight" in batch else counted
         nats = losses.linear_cross_entropy(features, kernel, bias, labels, weights)
         reported = _figures(nats, batch)
         return {"cross_entropy": nats}, Outputs(reported, model_state, carry)
+
+
+def head_of(model: nn.Module, params: Params) -> tuple[Array, Array]:
+    """Gives the kernel and bias of a language model's last layer."""
+    head: Any = model.apply({"params": params}, method="output")
+    return head
 
 
 def _begin_anew(where: Array, carry: Any, initial: Any) -> Any:
