@@ -1,0 +1,26 @@
+"""Decoding: one loop that writes for every autoregressive model, how it draws, and the text that it wrote."""
+
+from jaxgen._lazy import exports
+
+_NAMES = {
+    "DecodeOutput": "jaxgen.generate.contract",
+    "Decoder": "jaxgen.generate.contract",
+    "Generated": "jaxgen.generate.decode",
+    "LogitBias": "jaxgen.generate.sampling",
+    "MinP": "jaxgen.generate.sampling",
+    "PresencePenalty": "jaxgen.generate.sampling",
+    "RepetitionPenalty": "jaxgen.generate.sampling",
+    "Sampler": "jaxgen.generate.sampling",
+    "Temperature": "jaxgen.generate.sampling",
+    "Text": "jaxgen.generate.text",
+    "TopK": "jaxgen.generate.sampling",
+    "TopP": "jaxgen.generate.sampling",
+    "Typical": "jaxgen.generate.sampling",
+    "generate": "jaxgen.generate.decode",
+    "pad_prompts": "jaxgen.generate.prompts",
+    "score": "jaxgen.generate.scoring",
+    "stream": "jaxgen.generate.decode",
+}
+
+__all__ = sorted(_NAMES)
+__getattr__ = exports(__name__, _NAMES)
