@@ -1,4 +1,4 @@
-"""The command line: `jaxgen list | evaluate | plot | predict | compare | data prepare`."""
+"""The command line: `jaxgen list | evaluate | plot | predict | sample | compare | data prepare`."""
 
 import importlib
 import os
@@ -19,7 +19,7 @@ _app = SubcommandApp()
 _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
-_COMMANDS = ("compare", "data", "evaluate", "list", "plot", "predict")
+_COMMANDS = ("compare", "data", "evaluate", "list", "plot", "predict", "sample")
 _Run = Annotated[Positional[Path], arg(metavar="RUN")]
 
 
@@ -118,6 +118,67 @@ def predict(
         print("\n".join(map(shown, prediction.save(predictions, names, output))))
     if failed:
         raise JaxgenError(f"{failed} of {failed + len(predictions)} files can't be predicted")
+
+
+@_app.command
+def sample(
+    run: _Run,
+    prompt: tuple[str, ...] = ("",),
+    max_tokens: int = 400,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    typical_p: float | None = None,
+    repetition_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    stop: tuple[str, ...] = (),
+    num_samples: int = 1,
+    seed: int = 0,
+    drop_unknown: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Let a language model write: one text appears as it is written, several one after the other.
+
+    Args:
+        run: the run directory.
+        prompt: what to go on from; several for a text each. By default the end of a line.
+        max_tokens: new tokens of a text, at most.
+        temperature: below 1 for likelier tokens, above for wilder ones; 0 takes the likeliest.
+        top_k: draw from so many of the likeliest tokens only.
+        top_p: draw from the likeliest tokens that have this probability together.
+        min_p: draw from tokens with at least this part of the likeliest one's probability.
+        typical_p: draw from the tokens nearest to the expected surprise, with this probability together.
+        repetition_penalty: above 1 to make tokens that were there less likely, by this factor of their logits.
+        presence_penalty: what is taken off the logits of tokens that were there.
+        stop: strings that end a text.
+        num_samples: texts for each prompt.
+        seed: of what is drawn.
+        drop_unknown: leave characters out of the prompt that the model doesn't know.
+        output: a file that the texts are written to as well.
+    """
+    from jaxgen.generate import Sampler
+    from jaxgen.sample import print_samples
+    from jaxgen.saved_run import SavedRun
+
+    sampler = Sampler.of(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        typical_p=typical_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+    )
+    options = {
+        "max_tokens": max_tokens,
+        "sampler": sampler,
+        "stop_strings": stop,
+        "num_samples": num_samples,
+        "seed": seed,
+        "drop_unknown": drop_unknown,
+    }
+    print_samples(SavedRun(run).writer, prompt, options, output)
 
 
 def _check_output(output: Path, files: Sequence[Path], data: str) -> None:

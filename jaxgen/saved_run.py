@@ -21,6 +21,7 @@ from jaxgen.run_directory import RunDirectory
 from jaxgen.train.checkpoint import Checkpoints
 from jaxgen.train.evaluate import BATCH_SIZE, Evaluator, predict_source, predict_split
 from jaxgen.train.state import TrainState
+from jaxgen.writing import Writer
 
 
 class SavedRun:
@@ -92,6 +93,16 @@ class SavedRun:
                 f"{self.directory.path} is a run of {type(self.task).__name__}, not of a language model"
             )
         return tokenizers.load(self.directory.tokenizer_path, self.config["data"]["text"]["tokenizer"])
+
+    @cached_property
+    def writer(self) -> Writer:
+        """The trained language model with its tokenizer, which writes: see `jaxgen.writing.Writer`.
+
+        Raises:
+            UsageError: for a run of another kind.
+        """
+        tokenizer = self.tokenizer  # refuses runs of another kind before anything is loaded
+        return Writer(self.task, self.state, tokenizer)
 
     def _text(self, split: str) -> Source:
         data = self.config["data"]

@@ -75,7 +75,7 @@ class Characters:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise UsageError(
                 f"the text has characters that the model was not trained on: {names}{more}; "
-                "leave them out, or have them dropped"
+                "leave them out (--drop-unknown does)"
             )
         return np.array([self.numbers[c] for c in text], np.int32)
 

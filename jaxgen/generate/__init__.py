@@ -9,6 +9,7 @@ _NAMES = {
     "LogitBias": "jaxgen.generate.sampling",
     "MinP": "jaxgen.generate.sampling",
     "PresencePenalty": "jaxgen.generate.sampling",
+    "RecurrentDecoder": "jaxgen.generate.recurrent",
     "RepetitionPenalty": "jaxgen.generate.sampling",
     "Sampler": "jaxgen.generate.sampling",
     "Temperature": "jaxgen.generate.sampling",

@@ -238,7 +238,9 @@ def _chunks(
             slice(given, position),
             new_lengths,
             stopped,
-            tuple(row.piece(last=bool(end)) for row, end in zip(rows, row_ended, strict=True)) if rows else (),
+            tuple(row.piece(last=bool(end)) for row, end in zip(rows, row_ended, strict=True))
+            if rows
+            else (),
         )
         given, lengths = position, lengths + new_lengths
 
@@ -255,7 +257,9 @@ def _cut(
 
     def take(leaf: Array) -> np.ndarray:
         part = np.asarray(leaf)[:, positions]
-        return np.where(inside.reshape(*inside.shape, *(1,) * (part.ndim - 2)), part, np.zeros((), part.dtype))
+        return np.where(
+            inside.reshape(*inside.shape, *(1,) * (part.ndim - 2)), part, np.zeros((), part.dtype)
+        )
 
     return Generated(
         take(written.tokens),
@@ -360,7 +364,9 @@ def _uniforms(rng: Key[Array, ""], prompts: int, samples: int, positions: int) -
     """Draws all numbers ahead: a key for each prompt, sample and position, so that a row's don't depend on the shapes."""
 
     def fold(keys: Array, count: int) -> Array:
-        return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(count)).reshape(-1)
+        return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(count)).reshape(
+            -1
+        )
 
     keys = fold(fold(fold(rng[None], prompts), samples), positions)
     return jax.vmap(jax.random.uniform)(keys).reshape(prompts * samples, positions)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Key
 
 from jaxgen import losses, metrics
 from jaxgen.errors import UsageError
+from jaxgen.generate.recurrent import RecurrentDecoder
 from jaxgen.metrics import Mean, Metric
 from jaxgen.tasks.base import init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
@@ -76,6 +77,11 @@ class LanguageModelling:
         nats = losses.linear_cross_entropy(features, kernel, bias, labels, weights)
         reported = _figures(nats, batch)
         return {"cross_entropy": nats}, Outputs(reported, model_state, carry)
+
+    @property
+    def decoder(self) -> RecurrentDecoder:
+        """What `jaxgen.generate` writes with."""
+        return RecurrentDecoder(self.model)
 
 
 def head_of(model: nn.Module, params: Params) -> tuple[Array, Array]:

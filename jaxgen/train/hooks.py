@@ -163,11 +163,11 @@ class Progress(Hook):
         return "  ".join(parts)
 
 
-def say(text: str, stream: Any = None) -> None:
+def say(text: str, stream: Any = None, end: str = "\n") -> None:
     """Prints a line; where nobody reads any more (`| head`), the run goes on without a word."""
     stream = stream or sys.stdout
     try:
-        print(text, file=stream, flush=True)
+        print(text, file=stream, flush=True, end=end)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

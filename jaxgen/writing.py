@@ -1,0 +1,113 @@
+"""What a trained language model writes: text in, text out, by a saved run."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float32
+
+from jaxgen.data.tokenizers import Characters, Tokenizer
+from jaxgen.errors import UsageError
+from jaxgen.generate.decode import Generated, stream
+from jaxgen.generate.prompts import pad_prompts
+from jaxgen.generate.sampling import Sampler
+from jaxgen.generate.scoring import score
+from jaxgen.generate.text import Text
+from jaxgen.train.state import TrainState
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A trained language model with its tokenizer.
+
+    Attributes:
+        task: has a `decoder`, such as `LanguageModelling`.
+        state: what was trained.
+        tokenizer: what it was trained with.
+    """
+
+    task: Any
+    state: TrainState
+    tokenizer: Tokenizer
+
+    def stream(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_tokens: int = 400,
+        sampler: Sampler | None = None,
+        stop_strings: Sequence[str] = (),
+        num_samples: int = 1,
+        seed: int = 0,
+        chunk: int = 16,
+        drop_unknown: bool = False,
+    ) -> Iterator[Generated]:
+        """Writes on from prompts, and gives tokens and texts chunk by chunk; see `jaxgen.generate.stream`.
+
+        Args:
+            prompts: what to go on from; an empty one is the end of a line.
+            max_tokens: new tokens of a row, at most.
+            sampler: how tokens are drawn; by default from the model's own distribution.
+            stop_strings: each ends the text that it comes up in, before it.
+            num_samples: texts for each prompt.
+            seed: of what is drawn.
+            chunk: tokens that are given at a time.
+            drop_unknown: whether characters that the model doesn't know are left out of prompts.
+
+        Raises:
+            UsageError: for prompts with characters that the model doesn't know, and what `jaxgen.generate.stream`
+                refuses.
+        """
+        tokens, lengths = pad_prompts([self.encode(prompt, drop_unknown) for prompt in prompts])
+        return stream(
+            self.task.decoder,
+            self.state.evaluation_params(),
+            self.state.model_state,
+            tokens,
+            lengths,
+            jax.random.key(seed),
+            max_tokens=max_tokens,
+            chunk=chunk,
+            sampler=sampler,
+            text=Text(self.tokenizer.decode, tuple(stop_strings)),
+            num_samples=num_samples,
+        )
+
+    def write(self, prompts: Sequence[str], **options: Any) -> list[str]:
+        """Gives the texts that follow the prompts, those of one prompt next to each other; options as for `stream`."""
+        pieces = [chunk.texts for chunk in self.stream(prompts, **{"chunk": 128, **options})]
+        return ["".join(of_row) for of_row in zip(*pieces, strict=True)]
+
+    def score(self, text: str) -> tuple[list[str], Float32[np.ndarray, " tokens"]]:
+        """Gives the tokens of a text, and the log-probability of each after those before it; 0 for the first.
+
+        Raises:
+            UsageError: for a text of no tokens, or with characters that the model doesn't know.
+        """
+        tokens = self.tokenizer.encode(text)
+        if not len(tokens):
+            raise UsageError("there is no text to score: give at least two tokens")
+        params, model_state = self.state.evaluation_params(), self.state.model_state
+        lengths = np.array([len(tokens)], np.int32)
+        log_probs = score(self.task.decoder, params, model_state, tokens[None], lengths)[0]
+        return [self.tokenizer.vocabulary[token] for token in tokens], log_probs
+
+    def encode(self, prompt: str, drop_unknown: bool = False) -> Any:
+        """Gives the tokens of a prompt; of an empty one, the end of a line, or what there is in its place.
+
+        Raises:
+            UsageError: for characters that the model doesn't know, unless they are to be dropped.
+        """
+        if isinstance(self.tokenizer, Characters) and (missing := self.tokenizer.missing(prompt)):
+            if not drop_unknown:
+                self.tokenizer.encode(prompt)
+            prompt = "".join(letter for letter in prompt if letter not in missing)
+        tokens = self.tokenizer.encode(prompt)
+        if len(tokens):
+            return tokens
+        vocabulary = list(self.tokenizer.vocabulary)
+        # As bytes and subwords show it, and as it is.
+        ends = [vocabulary.index(end) for end in ("\n", "\\x0a", "\u010a") if end in vocabulary]
+        return np.array(ends[:1] or [0], np.int32)
