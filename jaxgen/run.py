@@ -121,9 +121,7 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     directory.make()
     try:
         splits = load_splits(experiment, config, config.data_dir or directory.data_dir())
-        if of_text:
-            _say(_describe_texts(splits))
-        elif is_path:
+        if is_path and not of_text:
             counts = ", ".join(f"{len(source):,} for {name}" for name, source in splits.items())
             _say(f"pictures of {', '.join(splits['train'].class_names)}: {counts}")
         task = experiment.task(config, splits["train"])
@@ -138,12 +136,6 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
         raise
     report(directory)
     return directory
-
-
-def _describe_texts(splits: dict[str, Any]) -> str:
-    train = splits["train"]
-    sizes = ", ".join(f"{source.reader.tokens.size:,} for {name}" for name, source in splits.items())
-    return f"{train.name}: {train.num_classes:,} different tokens; tokens {sizes}"
 
 
 def report(directory: RunDirectory) -> None:
@@ -209,8 +201,11 @@ class _Epilogue(Hook):
         self._experiment, self._task, self._splits, self._directory = experiment, task, splits, directory
 
     def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
-        """Says where the run is kept."""
+        """Says where the run is kept, and how much text there is."""
         _say(f"run directory: {self._directory.path}")
+        if (train := self._splits["train"]).text is not None:
+            sizes = [f"{source.reader.tokens.size:,} for {name}" for name, source in self._splits.items()]
+            _say(f"{train.name}: tokens {', '.join(sizes)}; {train.num_classes:,} different ones")
 
     def on_finish(self, figures: dict[str, Any], state: Any) -> None:
         """Adds the rivals' figures, and draws the plots."""
