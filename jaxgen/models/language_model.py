@@ -142,4 +142,5 @@ class RecurrentLanguageModel(nn.Module):
 
     def output(self) -> tuple[Float[Array, "width vocabulary_size"], Float[Array, " vocabulary_size"]]:
         """Gives the last layer's kernel and bias."""
-        return (self.embedding.embedding.T if self.tied else self.output_kernel), self.output_bias
+        kernel = self.embedding.embedding.T if self.tied else self.output_kernel
+        return jnp.asarray(kernel), jnp.asarray(self.output_bias)

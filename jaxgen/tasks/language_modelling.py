@@ -58,9 +58,9 @@ class LanguageModelling:
         self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
     ) -> tuple[dict[str, Mean], Outputs]:
         """Gives the cross-entropy in nats a token, its perplexity, and bits per character."""
-        labels = batch["labels"]
+        labels = jnp.asarray(batch["labels"])
         if "stream_start" in batch:
-            carry = _begin_anew(batch["stream_start"], carry, self.initial_carry(len(labels)))
+            carry = _begin_anew(jnp.asarray(batch["stream_start"]), carry, self.initial_carry(len(labels)))
         outputs: Any = self.model.apply(
             {"params": params, **model_state},
             batch["tokens"],

@@ -67,13 +67,13 @@ def test_fast_recurrence_is_the_plain_one_in_value_and_gradient(cell, masked):
 def test_gradient_is_that_of_finite_differences(name):
     model = Recurrent(HIDDEN, name, num_layers=2, bidirectional=True)
     inputs = normal(0, BATCH, TIME, FEATURES)
-    variables = model.init(jax.random.key(0), inputs)
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
     weights = normal(1, BATCH, TIME, 2 * HIDDEN)
 
     def objective(inputs):
         return (weights * model.apply(variables, inputs, lengths=LENGTHS)[0]).sum()
 
-    check_grads(objective, (inputs,), order=1, modes=["rev"], rtol=2e-2)
+    check_grads(jax.jit(objective), (inputs,), order=1, modes=["rev"], rtol=2e-2)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -81,13 +81,13 @@ def test_gradient_is_that_of_finite_differences(name):
 def test_padding_changes_nothing(name, bidirectional):
     model = Recurrent(HIDDEN, name, num_layers=2, bidirectional=bidirectional)
     inputs = normal(0, BATCH, TIME, FEATURES)
-    variables = model.init(jax.random.key(0), inputs)
+    variables, apply = jax.jit(model.init)(jax.random.key(0), inputs), jax.jit(model.apply)
     lengths = jnp.array([4, 2, 7])
     padding = jnp.arange(TIME)[:, None] >= lengths[:, None, None]
     for filled in (jnp.where(padding, 100.0, inputs), jnp.where(padding, 0.0, inputs)):
-        outputs, carry = model.apply(variables, filled, lengths=lengths)
+        outputs, carry = apply(variables, filled, lengths=lengths)
         for row, length in enumerate(lengths):
-            alone, alone_carry = model.apply(variables, inputs[row : row + 1, :length])
+            alone, alone_carry = apply(variables, inputs[row : row + 1, :length])
             np.testing.assert_allclose(outputs[row, :length], alone[0], rtol=1e-5, atol=1e-6)
             assert (outputs[row, length:] == 0).all()
             jax.tree.map(
@@ -101,10 +101,10 @@ def test_padding_changes_nothing(name, bidirectional):
 def test_a_sequence_in_two_parts_with_the_carry_is_the_sequence(name):
     model = Recurrent(HIDDEN, name, num_layers=2)
     inputs = normal(0, BATCH, TIME, FEATURES)
-    variables = model.init(jax.random.key(0), inputs)
-    whole, last = model.apply(variables, inputs)
-    first, carry = model.apply(variables, inputs[:, :3])
-    second, carry = model.apply(variables, inputs[:, 3:], carry)
+    variables, apply = jax.jit(model.init)(jax.random.key(0), inputs), jax.jit(model.apply)
+    whole, last = apply(variables, inputs)
+    first, carry = apply(variables, inputs[:, :3])
+    second, carry = apply(variables, inputs[:, 3:], carry)
     np.testing.assert_allclose(jnp.concatenate([first, second], axis=1), whole, rtol=1e-5, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), carry, last)
 
@@ -113,13 +113,13 @@ def test_a_sequence_in_two_parts_with_the_carry_is_the_sequence(name):
 def test_sequences_in_one_row_are_what_they_are_alone(name):
     model = Recurrent(HIDDEN, name, num_layers=2)
     inputs = normal(0, 1, TIME, FEATURES)
-    variables = model.init(jax.random.key(0), inputs)
+    variables, apply = jax.jit(model.init)(jax.random.key(0), inputs), jax.jit(model.apply)
     starts = np.zeros((1, TIME), bool)
     starts[0, [0, 3]] = True
     used = jax.tree.map(lambda leaf: leaf + 1, model.initial_carry(1))
-    packed, carry = model.apply(variables, inputs, used, starts=starts)
-    first, _ = model.apply(variables, inputs[:, :3])
-    second, last = model.apply(variables, inputs[:, 3:])
+    packed, carry = apply(variables, inputs, used, starts=starts)
+    first, _ = apply(variables, inputs[:, :3])
+    second, last = apply(variables, inputs[:, 3:])
     np.testing.assert_allclose(packed, jnp.concatenate([first, second], axis=1), rtol=1e-5, atol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), carry, last)
     with pytest.raises(UsageError, match="a row of its own"):
@@ -130,7 +130,7 @@ def test_one_direction_is_causal_and_two_are_not():
     inputs = normal(0, 1, TIME, FEATURES)
     for bidirectional in (False, True):
         model = Recurrent(HIDDEN, "gru", bidirectional=bidirectional)
-        variables = model.init(jax.random.key(0), inputs)
+        variables = jax.jit(model.init)(jax.random.key(0), inputs)
         gradient = jax.grad(lambda x, m=model, v=variables: m.apply(v, x)[0][0, 3].sum())(inputs)[0]
         assert (gradient[:4] != 0).any(axis=-1).all()
         assert (gradient[4:] != 0).any() == bidirectional
@@ -147,7 +147,7 @@ def test_recurrent_kernels_begin_orthogonal_and_forget_gates_open():
 def test_dropout_drops_in_training_alone(options):
     model = Recurrent(HIDDEN, **options)
     inputs = normal(0, BATCH, TIME, FEATURES)
-    variables = model.init(jax.random.key(0), inputs)
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
     calm, _ = model.apply(variables, inputs)
     first, second = (
         model.apply(variables, inputs, train=True, rngs={"dropout": jax.random.key(i)})[0] for i in (1, 2)
@@ -159,7 +159,7 @@ def test_recurrent_dropout_drops_the_same_units_at_all_steps():
     """What a dropped unit holds never reaches another one: its gradient is zero at every lag."""
     model = Recurrent(6, "elman", recurrent_dropout=0.5)
     inputs = normal(0, 1, TIME, FEATURES)
-    variables = model.init(jax.random.key(0), inputs)
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
     begin = model.initial_carry(1)
 
     def after(hidden, steps):
