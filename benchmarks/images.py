@@ -10,23 +10,19 @@ The share of the matmul peak counts the multiplications of the plain network, al
 the peak is the best that any of them reached. What the command line asks of the memory allocator is asked here.
 """
 
-import importlib.metadata
 import json
-import os
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.contest import Worker, machine, take_turns
 from benchmarks.image_workers import BATCH_SIZES, CONTENDERS
 from jaxgen.data import load
 
@@ -38,48 +34,12 @@ _FORWARD = {
 _STEPS = {"fnn": 900, "cnn": 100}
 
 
-@dataclass
-class Worker:
-    """A contender in its process."""
-
-    name: str
-    process: Any
-    peak: float
-
-    @classmethod
-    def start(cls, name: str, network: str, data: Path) -> "Worker":
-        """Starts a contender and waits until it has compiled."""
-        command = [sys.executable, "-m", "benchmarks.image_workers", name, network, str(data)]
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{name} did not start; see for yourself: {' '.join(command)}")
-        return cls(name, process, float(line))
-
-    def train(self, steps: int) -> float:
-        """Trains for some steps, and gives the seconds that it took."""
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        return float(self.process.stdout.readline())
-
-    def stop(self) -> None:
-        """Ends the process."""
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def compare_throughput(network: str, data: Path, rounds: int) -> Table:
     """Trains all contenders in turn, and sets their throughput side by side."""
-    workers = [Worker.start(name, network, data) for name in CONTENDERS[network]]
+    module = "benchmarks.image_workers"
+    workers = [Worker.start(module, name, network, str(data)) for name in CONTENDERS[network]]
     steps, batch_size = _STEPS[network], BATCH_SIZES[network]
-    rates = np.array(
-        [[steps * batch_size / worker.train(steps) for worker in workers] for _ in range(rounds)]
-    )
-    for worker in workers:
-        worker.stop()
+    rates = steps * batch_size / take_turns(workers, steps, rounds)
     peak = np.nanmax([worker.peak for worker in workers])
     first, rest = _FORWARD[network]
     flops = 2 * (2 * first + 3 * rest)
@@ -151,19 +111,6 @@ def _timed(*arguments: str) -> tuple[float, str]:
     return time.perf_counter() - start, done.stdout
 
 
-def _machine() -> str:
-    names = ("jax", "flax", "torch", "keras")
-    try:
-        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise SystemExit(f"{error.name} is missing: pip install -c constraints.txt -e '.[bench]'") from None
-    model = (
-        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if os.name == "posix" else None
-    )
-    processor = model[1] if model else platform.processor()
-    return f"{os.cpu_count()} cores, {processor}; Python {platform.python_version()}, {versions}"
-
-
 def main(rounds: int = 7, job_rounds: int = 3, data_dir: Path | None = None) -> None:
     """Compares everything.
 
@@ -173,7 +120,7 @@ def main(rounds: int = 7, job_rounds: int = 3, data_dir: Path | None = None) -> 
         data_dir: where the prepared MNIST lies; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     console = Console()
-    console.print(_machine(), highlight=False)
+    console.print(machine(), highlight=False)
     train, test = (load("mnist", split, data_dir=data_dir).arrays() for split in ("train", "test"))
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory, "mnist.npz")
