@@ -2,9 +2,9 @@
 
 python -m benchmarks.recurrent_workers CONTENDER JOB
 
-JOB is train-CELL, the classic word model with that cell, or write-BATCH, to sample from the LSTM one. The process prints
-its matmul peak in FLOP/s once it has compiled; then it reads numbers of steps (or of tokens a row), a line each, takes
-them, and prints the seconds that they took.
+JOB is train-CELL, the classic word model with that cell, or write-BATCH, to sample from the LSTM one. The process
+prints its matmul peak in FLOP/s once it has compiled; then it reads numbers of steps (or of tokens a row), a line each,
+takes them, and prints the seconds that they took.
 """
 
 import os

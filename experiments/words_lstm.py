@@ -2,7 +2,7 @@
 
 python -m experiments.words_lstm                           # Python's language reference: no network needed
 python -m experiments.words_lstm --data FILE.txt           # your own text, a file or a directory of files
-python -m experiments.words_lstm --tokenizer subwords      # nothing is unknown; --vocabulary-size 5000
+python -m experiments.words_lstm --tokenizer bpe           # nothing is unknown; --vocabulary-size 5000
 jaxgen sample runs/words_lstm/DATE-TIME --prompt "the value of"
 """
 
@@ -21,8 +21,8 @@ class Config(RecurrentConfig):
 
     data: str = "pydocs"
     """The text: pydocs or pycode (no network), a tfds set of text, or the path of a file or directory of files."""
-    tokenizer: Literal["characters", "bytes", "words", "subwords"] = "words"
-    """What a token is; subwords by byte-pair encoding."""
+    tokenizer: Literal["characters", "bytes", "words", "bpe", "unigram"] = "words"
+    """What a token is: a character, byte, word, or piece of words by byte-pair encoding or the unigram model."""
     epochs: int = 20
     """Length of the run, in passes over the training text."""
     sequence_length: int = 32

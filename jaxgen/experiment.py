@@ -126,10 +126,10 @@ class TextConfig(TrainConfig):
     """The text: pydocs or pycode (no network), a tfds set of text, or the path of a file or directory of files."""
     encoding: str = "utf-8"
     """The encoding of files."""
-    tokenizer: Literal["characters", "bytes", "words", "subwords"] = "characters"
-    """What a token is; subwords by byte-pair encoding."""
+    tokenizer: Literal["characters", "bytes", "words", "bpe", "unigram"] = "characters"
+    """What a token is: a character, byte, word, or piece of words by byte-pair encoding or the unigram model."""
     vocabulary_size: int = 1000
-    """Tokens at most, of words and subwords."""
+    """Tokens at most, of words and their pieces."""
     lowercase: bool = True
     """Leave out the case of words."""
     batch_size: int = 64

@@ -45,7 +45,7 @@ def make_tokenizer(kind: str, texts: Iterable[Text], vocabulary_size: int, lower
     """Makes a tokenizer of the training text; of characters, from all texts: an alphabet gives nothing away.
 
     Args:
-        kind: `characters`, `bytes`, `words` or `subwords`.
+        kind: `characters`, `bytes`, `words`, `bpe` or `unigram`.
         texts: the training text first.
         vocabulary_size: tokens at most, of words and subwords.
         lowercase: whether words lose their case.
@@ -56,8 +56,8 @@ def make_tokenizer(kind: str, texts: Iterable[Text], vocabulary_size: int, lower
     first, *others = texts
     if kind == "words":
         return tokenizers.Words.train(first.documents, vocabulary_size, lowercase)
-    if kind == "subwords":
-        return tokenizers.Subwords.train(first.documents, vocabulary_size)
+    if kind in ("bpe", "unigram"):
+        return tokenizers.Subwords.train(first.documents, vocabulary_size, kind)
     documents = (document for text in (first, *others) for document in text.documents)
     kinds: dict[str, Any] = tokenizers.KINDS
     return kinds[kind].train(documents)

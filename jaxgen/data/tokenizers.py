@@ -1,12 +1,14 @@
 """Tokenizers: text to numbers and back. Each is made from text, saved beside a run, and loaded with it."""
 
 import collections
+import contextlib
 import functools
 import hashlib
 import json
+import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -178,20 +180,25 @@ def _split_words(text: str, lowercase: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class Subwords:
-    """Byte-pair encoding (Sennrich et al. 2016), by Hugging Face's `tokenizers`; of bytes, so that nothing is unknown.
+    """Pieces of words, by Hugging Face's `tokenizers`; made of bytes, so that nothing is unknown.
 
-    Its unigram model isn't offered: it adds up in an order of its own, and the same text gives other tokens each time.
+    Attributes:
+        serialised: the library's own description.
+        model: `bpe`, byte-pair encoding (Sennrich et al. 2016), or `unigram`, the likeliest of all ways to cut a word
+            (Kudo 2018).
     """
 
     serialised: str = field(repr=False)
+    model: str = "bpe"
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocabulary_size: int = 1000) -> "Subwords":
+    def train(cls, texts: Iterable[str], vocabulary_size: int = 1000, model: str = "bpe") -> "Subwords":
         """Learns a vocabulary.
 
         Args:
             texts: to learn from.
             vocabulary_size: tokens, the 256 bytes among them.
+            model: which of the two.
 
         Raises:
             UsageError: for a vocabulary that has no room for the bytes.
@@ -201,17 +208,18 @@ class Subwords:
 
         if vocabulary_size < 257:
             raise UsageError(f"a vocabulary of {vocabulary_size} is too small: the bytes alone are 256")
-        learner = tokenizers.Tokenizer(models.BPE())
+        learner = tokenizers.Tokenizer(models.BPE() if model == "bpe" else models.Unigram())
         learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         learner.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocabulary_size,
-            # It comes in another order each time.
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
-        learner.train_from_iterator(texts, trainer)
-        return cls(learner.to_str())
+        trainer: Any = trainers.BpeTrainer if model == "bpe" else trainers.UnigramTrainer
+        # It comes in another order each time.
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        with _one_thread():
+            learner.train_from_iterator(
+                texts, trainer(vocab_size=vocabulary_size, initial_alphabet=alphabet, show_progress=False)
+            )
+        serialised = learner.to_str()
+        return cls(serialised if model == "bpe" else _settled(serialised), model)
 
     @property
     def _tokenizer(self) -> Any:
@@ -236,6 +244,36 @@ class Subwords:
         return {"serialised": json.loads(self.serialised)}
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Has `tokenizers` count in one thread: several add up in an order that is never the same."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+def _settled(serialised: str) -> str:
+    """Takes out of a unigram model what differs from one training to the next.
+
+    That is the last digits of scores, the order of pieces, and the scores of bytes that are rare or not there at all:
+    these get the lowest one, and 0.0001 more each, in no order.
+    """
+    told = json.loads(serialised)
+    scores = {piece: round(score, 6) for piece, score in told["model"]["vocab"]}
+    lowest = min(scores.values())
+    rare = [piece for piece, score in scores.items() if len(piece) == 1 and score < lowest + 256 * 1.1e-4]
+    scores.update(dict.fromkeys(rare, lowest))
+    ranked = sorted(scores, key=lambda piece: (-scores[piece], piece))
+    told["model"]["vocab"] = [[piece, scores[piece]] for piece in ranked]
+    return json.dumps(told)
+
+
 @functools.lru_cache(maxsize=8)
 def _loaded(serialised: str) -> Any:
     import tokenizers
@@ -243,12 +281,19 @@ def _loaded(serialised: str) -> Any:
     return tokenizers.Tokenizer.from_str(serialised)
 
 
-KINDS: dict[str, type] = {"characters": Characters, "bytes": Bytes, "words": Words, "subwords": Subwords}
+KINDS: dict[str, type] = {
+    "characters": Characters,
+    "bytes": Bytes,
+    "words": Words,
+    "bpe": Subwords,
+    "unigram": Subwords,
+}
 
 
 def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """Gives a tokenizer as JSON, with its kind and the version of the format."""
-    kind = next(name for name, made in KINDS.items() if isinstance(tokenizer, made))
+    kinds = [name for name, made in KINDS.items() if isinstance(tokenizer, made)]
+    kind = tokenizer.model if isinstance(tokenizer, Subwords) else kinds[0]
     return {"format_version": _FORMAT_VERSION, "kind": kind, **tokenizer.describe()}
 
 
@@ -296,6 +341,6 @@ def _rebuild(told: dict[str, Any]) -> Tokenizer:
     kind = told.pop("kind")
     if kind == "words":
         return Words(tuple(told["words"]), told["lowercase"])
-    if kind == "subwords":
-        return Subwords(json.dumps(told["serialised"]))
+    if KINDS[kind] is Subwords:
+        return Subwords(json.dumps(told["serialised"]), kind)
     return KINDS[kind](**told)

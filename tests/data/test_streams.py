@@ -106,5 +106,5 @@ def test_tokenizers_learn_from_the_training_text_but_for_alphabets():
     assert set(make_tokenizer("words", texts, 10, True).words) == {"<unk>", "ab", "c"}
     assert make_tokenizer("bytes", texts, 10, True) == Bytes()
     assert not any(
-        "x" in token and "y" in token for token in make_tokenizer("subwords", texts, 300, True).vocabulary
+        "x" in token and "y" in token for token in make_tokenizer("bpe", texts, 300, True).vocabulary
     )

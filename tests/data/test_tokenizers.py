@@ -2,6 +2,7 @@
 
 import json
 import re
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ MADE = {
     "bytes": Bytes.train(TEXTS),
     "words": Words.train(TEXTS, 12),
     "bpe": Subwords.train(TEXTS, 300),
+    "unigram": Subwords.train(TEXTS, 300, "unigram"),
 }
 
 
-@pytest.mark.parametrize("name", ["characters", "bytes", "bpe"])
+@pytest.mark.parametrize("name", ["characters", "bytes", "bpe", "unigram"])
 def test_text_comes_back(name):
     for text in TEXTS:
         ids = MADE[name].encode(text)
@@ -29,15 +31,18 @@ def test_text_comes_back(name):
         assert MADE[name].decode(ids) == text
 
 
-@pytest.mark.parametrize("name", ["bytes", "bpe"])
+@pytest.mark.parametrize("name", ["bytes", "bpe", "unigram"])
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_nothing_is_unknown_to_bytes(name, text):
     assert MADE[name].decode(MADE[name].encode(text)) == text
 
 
-def test_subwords_are_fewer_than_bytes():
-    assert len(MADE["bpe"].encode(TEXTS[1])) < 0.5 * len(TEXTS[1])
-    assert 256 < len(MADE["bpe"].vocabulary) <= 300
+@pytest.mark.parametrize("name", ["bpe", "unigram"])
+def test_subwords_are_fewer_than_bytes(name):
+    texts = [topics[name] for name in sorted(topics)[:20]]
+    made = Subwords.train(texts, 600, name)
+    assert len(made.encode(texts[0])) < 0.5 * len(texts[0])
+    assert 500 < len(made.vocabulary) <= 600
 
 
 def test_an_empty_text_has_no_tokens():
@@ -77,8 +82,10 @@ def test_different_tokenizers_have_different_digests():
     assert len({digest(tokenizer) for tokenizer in [*MADE.values(), Words.train(TEXTS, 13)]}) == len(MADE) + 1
 
 
-def test_training_gives_the_same_each_time():
-    assert digest(Subwords.train(TEXTS, 290)) == digest(Subwords.train(TEXTS, 290))
+@pytest.mark.parametrize("model", ["bpe", "unigram"])
+def test_training_gives_the_same_each_time(model):
+    texts = [*TEXTS, *(topics[name] for name in sorted(topics)[:20])]
+    assert digest(Subwords.train(texts, 400, model)) == digest(Subwords.train(texts, 400, model))
 
 
 @pytest.mark.parametrize(
