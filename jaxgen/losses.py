@@ -71,7 +71,7 @@ def huber(
 
 
 # Elements of the logits that exist at once, and the fewest tokens of them: smaller products are slow.
-_CHUNK_ELEMENTS, _CHUNK_TOKENS = 2**21, 512
+_CHUNK_ELEMENTS, _CHUNK_TOKENS = 2**20, 512
 
 
 def linear_cross_entropy(
@@ -156,8 +156,10 @@ def _in_chunks(vocabulary: int, *arrays: Array) -> tuple[Array, ...]:
     """
     batch, time = arrays[0].shape[:2]
     tokens = max(_CHUNK_TOKENS, _CHUNK_ELEMENTS // vocabulary)
-    length = max(1, min(time, tokens // max(1, batch)))
-    count = -(-time // length)
+    least = -(-time // max(1, min(time, tokens // max(1, batch))))
+    # Rather more chunks than padding.
+    count = next((count for count in range(least, 2 * least) if time % count == 0), least)
+    length = -(-time // count)
 
     def cut(array: Array) -> Array:
         filled = jnp.pad(array, ((0, 0), (0, count * length - time), *((0, 0),) * (array.ndim - 2)))

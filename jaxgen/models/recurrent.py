@@ -68,7 +68,8 @@ def recur_plainly(
         before = _forget(carry, at_step)
         from_inputs = _from_inputs(params, inputs)
         from_hidden = _from_hidden(params, _keep(before["hidden"], masks))
-        carry = _where_valid(cell(params["own"], before, from_inputs, from_hidden), before, at_step)
+        after, _ = cell(params["own"], before, from_inputs, from_hidden)
+        carry = _where_valid(after, before, at_step)
         return carry, carry["hidden"]
 
     carry, hidden = lax.scan(step, carry, (inputs, masks.at_steps()))
@@ -85,10 +86,9 @@ def recur(
 ) -> tuple[Float[Array, "time batch hidden"], Carry]:
     """Does what `recur_plainly` does, with fewer and larger matrix products, and less memory for the gradient.
 
-    Forwards, the inputs' product is one for all steps. Backwards, both products are made again, each as one, for the
-    states before all steps are known by then; so the states are all that is kept. The loop goes back through the cells
-    and the recurrent product alone, and the gradients of the kernels are one product each. There is no gradient of
-    `masks`.
+    Forwards, the inputs' product is one for all steps. Backwards, the loop goes through the cell's own derivative and
+    the recurrent product alone, and the gradients of the kernels are one product each, over all steps. Beside the
+    states a step keeps what its cell says, such as its gates. There is no gradient of `masks`.
     """
     return _recur_forwards(cell, params, carry, inputs, masks)[0]
 
@@ -96,42 +96,50 @@ def recur(
 def _recur_forwards(
     cell: Cell, params: Params, carry: Carry, inputs: Array, masks: Masks
 ) -> tuple[tuple[Array, Carry], tuple]:
-    def step(carry: Carry, now: tuple[Array, dict[str, Array]]) -> tuple[Carry, Carry]:
+    transposed = params["recurrent_kernel"].T
+
+    def step(carry: Carry, now: tuple[Array, dict[str, Array]]) -> tuple[Carry, tuple[Carry, Any]]:
         from_inputs, at_step = now
         before = _forget(carry, at_step)
-        from_hidden = _from_hidden(params, _keep(before["hidden"], masks))
-        carry = _where_valid(cell(params["own"], before, from_inputs, from_hidden), before, at_step)
-        return carry, carry
+        from_hidden = _by_columns(_keep(before["hidden"], masks), transposed)
+        after, kept = cell(params["own"], before, from_inputs, from_hidden)
+        carry = _where_valid(after, before, at_step)
+        return carry, (carry, kept)
 
-    last, states = lax.scan(step, carry, (_from_inputs(params, inputs), masks.at_steps()))
-    return (states["hidden"], last), (params, carry, inputs, masks, states)
+    last, (states, kept) = lax.scan(step, carry, (_from_inputs(params, inputs), masks.at_steps()))
+    return (states["hidden"], last), (params, carry, inputs, masks, states, kept)
 
 
 def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry]) -> tuple:
-    params, carry, inputs, masks, states = residuals
+    params, carry, inputs, masks, states, kept = residuals
     of_hidden, of_last = gradients
     before = {name: jnp.concatenate([carry[name][None], states[name][:-1]]) for name in carry}
     before = _forget(before, masks.at_steps())
-    multiplied = _keep(before["hidden"], masks)
+    transposed = params["recurrent_kernel"].T
 
-    def step(loop: tuple[Carry, Any], now: tuple) -> tuple[tuple[Carry, Any], tuple[Array, Array]]:
-        (of_carry, of_own), (before, from_inputs, from_hidden, of_hidden, at_step) = loop, now
+    def step(loop: tuple[Carry, Any], now: tuple) -> tuple[tuple[Carry, Any], tuple[Array, ...]]:
+        (of_carry, of_own), (before, after, kept, of_hidden, at_step) = loop, now
         of_carry = {**of_carry, "hidden": of_carry["hidden"] + of_hidden}
-        _, pull = jax.vjp(cell, params["own"], before, from_inputs, from_hidden)
         nothing = jax.tree.map(jnp.zeros_like, of_carry)
-        of_own_now, of_before, of_inputs, of_product = pull(_where_valid(of_carry, nothing, at_step))
-        of_before["hidden"] += _keep(_transposed_product(of_product, params["recurrent_kernel"]), masks)
-        passed_on = _where_valid(nothing, of_carry, at_step) if "valid" in at_step else nothing
-        of_carry = _forget(jax.tree.map(jnp.add, of_before, passed_on), at_step)
-        return (of_carry, jax.tree.map(jnp.add, of_own, of_own_now)), (of_inputs, of_product)
+        of_own_now, of_before, of_inputs, of_product = cell.backwards(
+            params["own"], before, after, kept, _where_valid(of_carry, nothing, at_step)
+        )
+        of_recurrent = (of_product.astype(transposed.dtype) @ transposed).astype(jnp.float32)
+        of_before["hidden"] += _keep(of_recurrent, masks)
+        if "valid" in at_step:
+            of_before = jax.tree.map(jnp.add, of_before, _where_valid(nothing, of_carry, at_step))
+        products = (of_inputs,) if of_product is of_inputs else (of_inputs, of_product)
+        return (_forget(of_before, at_step), jax.tree.map(jnp.add, of_own, of_own_now)), products
 
     start = (of_last, jax.tree.map(jnp.zeros_like, params["own"]))
-    products = _from_inputs(params, inputs), _from_hidden(params, multiplied)
-    told = (before, *products, of_hidden, masks.at_steps())
-    (of_carry, of_own), (of_inputs, of_products) = lax.scan(step, start, told, reverse=True)
+    told = (before, states, kept, of_hidden, masks.at_steps())
+    (of_carry, of_own), products = lax.scan(step, start, told, reverse=True)
+    of_inputs, of_products = products[0], products[-1]
     of_params = {
         "input_kernel": _sum_of_products(inputs, of_inputs, params["input_kernel"]),
-        "recurrent_kernel": _sum_of_products(multiplied, of_products, params["recurrent_kernel"]),
+        "recurrent_kernel": _sum_of_products(
+            _keep(before["hidden"], masks), of_products, params["recurrent_kernel"]
+        ),
         "bias": of_inputs.sum(axis=(0, 1)).astype(params["bias"].dtype),
         "own": of_own,
     }
@@ -150,6 +158,14 @@ def _from_inputs(params: Params, inputs: Float[Array, "*batch features"]) -> Flo
 def _from_hidden(params: Params, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch width"]:
     kernel = params["recurrent_kernel"]
     return (hidden.astype(kernel.dtype) @ kernel).astype(jnp.float32)
+
+
+def _by_columns(
+    hidden: Float[Array, "batch hidden"], transposed: Float[Array, "width hidden"]
+) -> Float[Array, "batch width"]:
+    """Makes the recurrent product with a kernel that is transposed: wide rows, read row by row, collide in caches."""
+    product = lax.dot_general(hidden.astype(transposed.dtype), transposed, (((1,), (1,)), ((), ())))
+    return product.astype(jnp.float32)
 
 
 def _transposed_product(gradient: Array, kernel: Array) -> Array:
