@@ -56,7 +56,9 @@ def prepare(
     if not len(lengths):
         raise UsageError("there is no prompt; give at least one")
     if lengths[row := int(lengths.argmin())] < 1:
-        raise UsageError(f"prompt {row + 1} of {len(lengths)} is empty; give at least one token to begin with")
+        raise UsageError(
+            f"prompt {row + 1} of {len(lengths)} is empty; give at least one token to begin with"
+        )
     longest = int(lengths.max())
     if longest > prompt.shape[1]:
         raise UsageError(f"a prompt length is {longest}, but there are {prompt.shape[1]} tokens a prompt")
