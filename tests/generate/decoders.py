@@ -1,5 +1,6 @@
 """Small decoders of every kind: a table, a recurrent net, attention to itself in a window, attention to a source."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -48,7 +49,7 @@ class RecurrentToy:
     max_length: ClassVar[int | None] = None
 
     def init(self):
-        return self.model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+        return jax.jit(self.model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
     def prefill(self, params, model_state, inputs, prompt, prompt_lengths, max_length):
         logits, carry = self.model.apply({"params": params}, prompt, lengths=prompt_lengths)
@@ -143,6 +144,11 @@ class TranslatorToy:
 
     def decode_step(self, params, model_state, tokens, cache):
         return self.read(params, tokens, cache)
+
+
+@functools.cache
+def params_of(decoder):
+    return decoder.init()
 
 
 @dataclass(frozen=True)

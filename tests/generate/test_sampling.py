@@ -74,14 +74,14 @@ def test_rules_are_the_slow_ones(rule):
 
 def test_rules_compose():
     everything = Sampler.of(
-        temperature=0.8,
-        top_k=12,
-        top_p=0.9,
-        min_p=0.01,
-        typical_p=0.95,
-        repetition_penalty=1.2,
-        presence_penalty=0.1,
-        logit_bias={4: 1.0, 7: -np.inf},
+        temperature=0.7,
+        top_k=5,
+        top_p=0.95,
+        min_p=0.1,
+        typical_p=0.9,
+        repetition_penalty=1.3,
+        presence_penalty=0.5,
+        logit_bias={3: -np.inf, 5: 2.0, 0: -1.0},
     )
     assert_same(everything.rules, *case())
     kinds = [type(rule) for rule in everything.rules]
@@ -157,14 +157,14 @@ def test_greedy_takes_the_first_of_the_likeliest():
     logits = jnp.array([[0.0, 2.0, 1.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
     for sampler in (Sampler(greedy=True), Sampler.of(temperature=0.0)):
         assert sampler.greedy
-        np.testing.assert_array_equal(sampler(logits, None, None), [1, 0])
+        np.testing.assert_array_equal(compiled(sampler)(logits, None, None), [1, 0])
     assert not Sampler.of(temperature=1.0).greedy
 
 
 def test_nan_gives_a_token_of_the_vocabulary():
     logits = jnp.full((2, 10), jnp.nan)
     for sampler in (Sampler(), Sampler(greedy=True)):
-        drawn = np.asarray(sampler(logits, None, jnp.array([0.1, 0.9])))
+        drawn = np.asarray(compiled(sampler)(logits, None, jnp.array([0.1, 0.9])))
         assert ((drawn >= 0) & (drawn < 10)).all()
 
 
