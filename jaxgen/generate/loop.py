@@ -59,8 +59,7 @@ def start(
     output, cache = how.decoder.prefill(params, model_state, inputs, prompt, lengths, max_length)
 
     def repeat(leaf: Array) -> Array:
-        # Copied, as the loop takes over the memory: what came in and is passed on as it is belongs to the caller.
-        return jnp.copy(jnp.repeat(leaf, how.num_samples, axis=0))
+        return jnp.repeat(leaf, how.num_samples, axis=0)
 
     output, cache = jax.tree.map(repeat, (_asked(how, output), cache))
     batch, vocabulary = output.logits.shape

@@ -116,13 +116,14 @@ def chain(length):
 
 
 def test_loop_ends_when_all_rows_have():
-    """The cache counts the steps: each of the tokens 4, 5 and 6 but the first takes one, and no more is done."""
+    """A chunk of a hundred tokens ends after three, and the cache counts the steps before each."""
     prompt, lengths = pad_prompts([[3], [4]])
     got = generate(Table(), chain(9), {}, prompt, lengths, RNG, max_tokens=100, stop_tokens=(6,), extras=True)
     assert got.tokens[:, :4].tolist() == [[4, 5, 6, 0], [5, 6, 0, 0]]
     assert got.lengths.tolist() == [3, 2] and got.stopped.all()
     assert got.extras["steps"].shape == (2, 100)
     assert got.extras["steps"][:, :4].tolist() == [[0, 1, 2, 0], [0, 1, 0, 0]]
+    assert [part.tokens.shape for part in table_stream(prompt, lengths, chunk=100)] == [(2, 3)]
     steps = [part.extras["steps"].max() for part in table_stream(prompt, lengths, chunk=1)]
     assert steps == [0, 1, 2]
 
