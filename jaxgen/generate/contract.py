@@ -12,7 +12,8 @@ class DecodeOutput:
 
     Attributes:
         logits: of any float dtype, [batch, vocabulary].
-        extras: whatever else there is to see of this step, such as attention, by name; batch on axis 0.
+        extras: whatever else there is to see of this step, such as attention, by name; batch on axis 0. Of the same
+            shapes in each step, and in reading the prompt.
     """
 
     logits: Float[Array, "batch vocabulary"]

@@ -12,12 +12,11 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int32
 
 from jaxgen.errors import UsageError
+from jaxgen.generate.drawing import Logits, draw, first, keep_first
 
-Logits = Float[Array, "batch vocabulary"]
 Counts = Int32[Array, "batch vocabulary"]
 
 
@@ -59,21 +58,21 @@ class TopK:
     """Keeps the k likeliest tokens (Fan et al. 2018), and those that are as likely as the last of them.
 
     Raises:
-        UsageError: if k is no whole number or below 1.
+        UsageError: if k is below 1.
     """
 
     k: int
     needs_counts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check("top-k", self.k, float(self.k).is_integer() and self.k >= 1, "a whole number of at least 1")
+        _check("top-k", self.k, self.k >= 1, "at least 1")
 
     def __call__(self, logits: Logits, counts: Counts | None) -> Logits:
         """Keeps k."""
         if self.k >= logits.shape[-1]:
             return logits
         below = logits.max(axis=-1, keepdims=True) - logits
-        return _keep_first(logits, below, jnp.ones_like(logits), self.k, jnp.ones_like)
+        return keep_first(logits, below, self.k)
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class TopP:
         below = logits.max(axis=-1, keepdims=True) - logits
         weights = jnp.exp(-below)
         least = self.p * weights.sum(axis=-1, keepdims=True)
-        return _keep_first(logits, below, weights, least, lambda highest: jnp.exp(-highest))
+        return keep_first(logits, below, least, weights, lambda highest: jnp.exp(-highest))
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Typical:
         log_probs = jax.nn.log_softmax(logits)
         probs = jnp.exp(log_probs)
         entropy = -jnp.where(probs > 0, probs * log_probs, 0).sum(axis=-1, keepdims=True)
-        return _keep_first(logits, jnp.abs(-log_probs - entropy), probs, self.p, jnp.zeros_like)
+        return keep_first(logits, jnp.abs(-log_probs - entropy), self.p, probs, jnp.zeros_like)
 
 
 @dataclass(frozen=True)
@@ -284,93 +283,8 @@ class Sampler:
         for rule in self.rules:
             logits = rule(logits, counts)
         if self.greedy or uniforms is None:
-            return _first(logits == logits.max(axis=-1, keepdims=True))
+            return first(logits == logits.max(axis=-1, keepdims=True))
         return draw(logits, uniforms)
-
-
-def draw(logits: Logits, uniforms: Float[Array, " batch"]) -> Int32[Array, " batch"]:
-    """Draws from softmax(logits) by the inverse of its distribution function, at one uniform number a row.
-
-    The vocabulary is cut into blocks: first a block is drawn, then a token of it. Cumulative sums are slow on CPUs,
-    these are short, and each is one small product with a triangle of ones.
-    """
-    batch, vocabulary = logits.shape
-    width = math.isqrt(vocabulary - 1) + 1
-    weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
-    blocks = jnp.pad(weights, ((0, 0), (0, -vocabulary % width))).reshape(batch, -1, width)
-    block, uniforms = _draw_index(blocks.sum(axis=-1), uniforms)
-    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    index, _ = _draw_index(inside, uniforms)
-    return jnp.minimum(block * width + index, vocabulary - 1)  # which only NaN would exceed
-
-
-def _draw_index(
-    weights: Float[Array, "batch width"], uniforms: Float[Array, " batch"]
-) -> tuple[Int32[Array, " batch"], Float[Array, " batch"]]:
-    """Gives an index a row, and where between the index's two borders the uniform number lies, in [0, 1)."""
-    triangle = jnp.triu(jnp.ones((weights.shape[1],) * 2))
-    sums = jnp.matmul(weights, triangle, precision=lax.Precision.HIGHEST)
-    # By rounding, the sum may grow where the weight is 0: such a token must not be drawn.
-    sums = jnp.where(weights > 0, sums, 0)
-    wanted = uniforms[:, None] * sums.max(axis=-1, keepdims=True)
-    index = _first(sums > wanted)
-    weight, above = (jnp.take_along_axis(a, index[:, None], axis=1) for a in (weights, sums - wanted))
-    return index, jnp.clip(1 - above / weight, 0, 1 - 2**-24)[:, 0]
-
-
-def _first(chosen: Array) -> Int32[Array, " batch"]:
-    """Gives each row's first true column; on CPUs several times as fast as `argmax`."""
-    width = chosen.shape[-1]
-    return jnp.where(chosen, jnp.arange(width, dtype=jnp.int32), width).min(axis=-1)
-
-
-def _keep_first(
-    logits: Logits,
-    order: Logits,
-    weights: Logits,
-    least: float | Float[Array, "batch 1"],
-    lightest: Callable[[Array], Array],
-) -> Logits:
-    """Keeps the fewest tokens, lowest `order` (at least 0) first, whose weights add up to `least`; all of an order.
-
-    The last order that is kept is found by bisection. That is some 15 sums over the vocabulary, where `lax.top_k` and
-    `sort` take 30 times as long on CPUs.
-
-    Args:
-        logits: to keep or to rule out.
-        order: of each token; infinite for those that are ruled out already.
-        weights: of each token.
-        least: see above.
-        lightest: gives a bound that no weight of a token up to an order lies below. Where the weights between two orders
-            are less than two of it, there is one token between them, and no need to look closer.
-    """
-    highest = jnp.where(order < jnp.inf, order, 0).max(axis=-1, keepdims=True)
-    zeros = jnp.zeros_like(highest)
-
-    def middle(low: Array, high: Array) -> Array:
-        return low + (high - low) / 2
-
-    def is_open(loop: tuple[Array, ...]) -> Array:
-        step, low, high, low_weight, high_weight = loop
-        between = high_weight - low_weight >= 1.5 * lightest(high)
-        return (step < 32) & (between & (low < middle(low, high)) & (middle(low, high) < high)).any()
-
-    def halve(loop: tuple[Array, ...]) -> tuple[Array, ...]:
-        step, low, high, low_weight, high_weight = loop
-        half = middle(low, high)
-        weight = jnp.where(order <= half, weights, 0).sum(axis=-1, keepdims=True)
-        enough = weight >= least
-        return (
-            step + 1,
-            jnp.where(enough, low, half),
-            jnp.where(enough, half, high),
-            jnp.where(enough, low_weight, weight),
-            jnp.where(enough, weight, high_weight),
-        )
-
-    start = (jnp.int32(0), zeros - 1, highest, zeros, weights.sum(axis=-1, keepdims=True))
-    last = lax.while_loop(is_open, halve, start)[2]
-    return jnp.where(order <= last, logits, -jnp.inf)
 
 
 def _given(counts: Counts | None) -> Counts:
@@ -384,6 +298,6 @@ def check_token(kind: str, token: int, vocabulary_size: int) -> None:
         raise UsageError(f"{kind} {token}: the vocabulary has tokens 0 to {vocabulary_size - 1}")
 
 
-def _check(name: str, value: float, fits: bool, wanted: str) -> None:
+def _check(name: str, value: float | int, fits: bool, wanted: str) -> None:
     if not (math.isfinite(value) and fits):
         raise UsageError(f"{name} is {value}; it must be {wanted}")

@@ -57,7 +57,6 @@ class Row:
             return None
         counts = range(before + 1, len(self.ids))
         count = next((n for n in counts if self._stops(self._decoded(n))), len(self.ids))
-        del self.ids[count:]
         text = self._decoded(count)
         self._text = text[: min(self._stops(text))]
         return count - before
