@@ -6,6 +6,7 @@ from jaxgen.models.feed_forward import FeedForward
 from jaxgen.models.recurrent import Recurrent
 from jaxgen.models.row_reader import RowReader
 from jaxgen.models.sequence_net import SequenceNet
+from jaxgen.models.sequence_reader import SequenceReader
 
 __all__ = [
     "ConvNet",
@@ -13,6 +14,7 @@ __all__ = [
     "Recurrent",
     "RowReader",
     "SequenceNet",
+    "SequenceReader",
     "average_pool",
     "convolve",
     "convolve_transposed",
