@@ -28,6 +28,7 @@ __all__ = [
     "curves",
     "first_layer_filters",
     "predicted_against_true",
+    "predicted_sequences",
     "prediction_sheet",
     "save",
     "worst_mistakes",
@@ -252,14 +253,13 @@ def predicted_against_true(
 
 
 @styled
-@styled
 def predicted_sequences(
     inputs: Sequence[str], targets: Sequence[str], predictions: Sequence[str], count: int = 40
 ) -> Figure:
     """Writes out sequences with what they should have become and what they became, mistakes first.
 
     Args:
-        inputs: what the model read.
+        inputs: what the model read; of long ones, the beginning and the end are written.
         targets: what was right.
         predictions: what the model wrote.
         count: sequences at most.
@@ -275,7 +275,7 @@ def predicted_sequences(
     axes.spines[:].set_visible(False)
     for place, index in enumerate(shown):
         column, row = divmod(place, rows)
-        line = f"{inputs[index]} → {targets[index]}"
+        line = f"{_ends(inputs[index])} → {targets[index]}"
         mistaken = targets[index] != predictions[index]
         text = f"{line}   {predictions[index]}" if mistaken else line
         color = COLOURS[1] if mistaken else INK
@@ -283,6 +283,12 @@ def predicted_sequences(
             column, row, text, family="monospace", fontsize=9, va="center", color=color, parse_math=False
         )
     return figure
+
+
+def _ends(text: str) -> str:
+    """Gives a text, without its middle where there is no room for it."""
+    half = _NAME_LENGTH // 2
+    return text if len(text) <= _NAME_LENGTH else f"{text[:half]}…{text[1 - half :]}"
 
 
 def save(figures: Mapping[str, Figure], directory: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from jaxgen.saved_run import SavedRun
 EXPERIMENTS = {experiment.name: experiment for experiment in experiments()}
 
 
-DATA = {"diabetes_fnn": "diabetes", "addition_lstm": "addition/2"}
+DATA = {"diabetes_fnn": "diabetes", "addition_lstm": "addition/2", "copy_recurrent": "copy/10/3"}
 
 
 def options(name, data_dir, workdir, **changes):

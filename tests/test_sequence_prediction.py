@@ -7,7 +7,7 @@ import pytest
 
 from jaxgen.data.sources import load
 from jaxgen.errors import UsageError
-from jaxgen.models import SequenceNet
+from jaxgen.models import SequenceNet, SequenceReader
 from jaxgen.saved_run import SavedRun
 from jaxgen.tasks import SequencePrediction
 from jaxgen.train.fit import fit
@@ -66,3 +66,20 @@ def test_other_data_is_refused(source, told, data_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
     with pytest.raises(UsageError, match=told):
         TASK.check(source())
+
+
+def test_plots_of_a_reader_show_its_gradients_beside_those_of_untrained_nets():
+    source = load("copy/40/3", "test")
+    task = SequencePrediction(SequenceReader(10, 3, hidden_size=8, cell="gru"), "".join(source.class_names))
+    examples = source.gather(range(5))
+    params, model_state = task.init(jax.random.key(1), examples)
+    figures = task.plots(params, examples, task.predict(params, model_state, examples))
+    (axes,) = figures["gradient_by_lag"].axes
+    assert [line.get_label() for line in axes.lines] == [
+        "gru, trained",
+        *(f"{cell}, untrained" for cell in ("elman", "gru", "lstm")),
+    ]
+    assert all(line.get_xdata().tolist() == list(range(46)) for line in axes.lines)
+    read = [text.get_text().partition(" → ")[0] for text in figures["predictions"].axes[0].texts]
+    targets = ["".join(source.class_names[token] for token in row) for row in examples["target"]]
+    assert sorted(read) == sorted(f"{target}········…······?···" for target in targets)

@@ -1,10 +1,10 @@
 """Additions as character sequences, made on the spot: "535+61" and "596"."""
 
 import re
-import types
 
 import numpy as np
 
+from jaxgen.data.made import part_of
 from jaxgen.data.sources import InMemory, Source
 from jaxgen.errors import UsageError
 
@@ -36,7 +36,7 @@ def load(name: str, split: str) -> Source:
         raise UsageError(f"{name}: numbers have 1 to 9 digits")
     pairs = _pairs(digits)
     held_out = min(_TEST_EXAMPLES, len(pairs) // 10)
-    chosen = _part({"train": pairs[held_out:], "test": pairs[:held_out]}, name, split)
+    chosen = part_of({"train": pairs[held_out:], "test": pairs[:held_out]}, name, split)
     questions = [f"{a}+{b}".ljust(2 * digits + 1) for a, b in chosen]
     if backwards:
         questions = [question[::-1] for question in questions]
@@ -61,22 +61,6 @@ def _pairs(digits: int) -> np.ndarray:
     _, first = np.unique(np.sort(numbers, axis=1), axis=0, return_index=True)
     # Short numbers, of which there are few, are nearly all among the first draws.
     return random.permutation(numbers[np.sort(first)[:_EXAMPLES]])
-
-
-def _part(splits: dict[str, np.ndarray], name: str, split: str) -> np.ndarray:
-    import tensorflow_datasets as tfds
-
-    try:
-        lengths = {part: types.SimpleNamespace(num_examples=len(pairs)) for part, pairs in splits.items()}
-        parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(lengths)
-        chosen = np.concatenate([splits[part.splitname][part.from_ : part.to] for part in parts])
-    except (ValueError, AssertionError, KeyError):
-        chosen = np.array([])
-    if not len(chosen):
-        raise UsageError(
-            f"{name} has the splits train and test, and parts of them such as train[:90%], not {split}"
-        )
-    return chosen
 
 
 def _encode(texts: list[str]) -> np.ndarray:

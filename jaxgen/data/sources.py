@@ -187,7 +187,8 @@ def load(
 
     Args:
         name: `digits` or `diabetes`, which need no network, any tfds image-classification set, the path of a folder
-            with a subfolder of pictures a class, see `jaxgen.data.folder`, or additions, see `jaxgen.data.arithmetic`.
+            with a subfolder of pictures a class, see `jaxgen.data.folder`, additions, see `jaxgen.data.arithmetic`, or
+            a copy task, see `jaxgen.data.copying`.
         split: in tfds notation: `train`, `train[:90%]`, `train[55000:]`, `test`; of a folder, by name alone.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
         image_size: (height, width) to resize images to.
@@ -197,10 +198,12 @@ def load(
         UsageError: for an unknown set or split, a set of another kind, or a size or channels that can't be.
         JaxgenError: where the set can't be had or read.
     """
-    from jaxgen.data import arithmetic, builders, folder
+    from jaxgen.data import arithmetic, builders, copying, folder
 
     if arithmetic.is_addition(name):
         return arithmetic.load(name, split)
+    if copying.is_copying(name):
+        return copying.load(name, split)
     size = None if image_size is None else (int(image_size[0]), int(image_size[1]))
     if size is not None and min(size) < 1:
         raise UsageError(

@@ -7,6 +7,7 @@ from jaxgen.models.language_model import RecurrentLanguageModel
 from jaxgen.models.recurrent import Recurrent
 from jaxgen.models.row_reader import RowReader
 from jaxgen.models.sequence_net import SequenceNet
+from jaxgen.models.sequence_reader import SequenceReader
 
 __all__ = [
     "ConvNet",
@@ -15,6 +16,7 @@ __all__ = [
     "RecurrentLanguageModel",
     "RowReader",
     "SequenceNet",
+    "SequenceReader",
     "average_pool",
     "convolve",
     "convolve_transposed",

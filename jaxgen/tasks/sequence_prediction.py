@@ -1,5 +1,6 @@
 """Sequence prediction: from one sequence of tokens to another one of a fixed length."""
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,18 @@ from jaxtyping import Array, Key
 
 from jaxgen import losses, metrics
 from jaxgen.errors import UsageError
+from jaxgen.gradient_flow import gradient_norms
 from jaxgen.metrics import Mean
+from jaxgen.models.cells import CELLS
+from jaxgen.models.sequence_reader import SequenceReader
 from jaxgen.tasks.base import apply_model, infer, init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Examples whose gradients are averaged for a picture.
+_MEASURED = 64
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class SequencePrediction:
     def plots(
         self, params: Params, examples: dict[str, Any], predictions: dict[str, Any]
     ) -> "dict[str, Figure]":
-        """Writes out examples with what was predicted, mistakes first.
+        """Writes out examples with what was predicted, mistakes first; of a `SequenceReader` also its gradients by lag.
 
         Args:
             params: the trained parameters.
@@ -99,7 +106,27 @@ class SequencePrediction:
 
         inputs = self._written(examples["input"], self.input_reversed)
         targets, predicted = map(self._written, (examples["target"], predictions["prediction"]))
-        return {"predictions": plots.predicted_sequences(inputs, targets, predicted)}
+        figures = {"predictions": plots.predicted_sequences(inputs, targets, predicted)}
+        if isinstance(self.model, SequenceReader):
+            figures["gradient_by_lag"] = self._gradient_plot(self.model, params, examples["input"])
+        return figures
+
+    def _gradient_plot(self, model: SequenceReader, params: Params, inputs: Any) -> "Figure":
+        """Draws how far the model's gradients reach, and those of untrained models with each kind of cell."""
+        from jaxgen import recurrent_plots
+
+        tokens = jnp.asarray(inputs[:_MEASURED])
+        rng = jax.random.key(0)
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def norms(model: SequenceReader, params: Params) -> Array:
+            bound = model.bind({"params": params})
+            return gradient_norms(bound.read, bound.embed(tokens), rng)
+
+        fresh = {name: model.clone(cell=name) for name in CELLS}
+        untrained = {name: norms(net, init_model(net, rng, tokens)[0]) for name, net in fresh.items()}
+        trained = {model.cell: norms(model, params)}
+        return recurrent_plots.gradient_by_lag(*jax.device_get((trained, untrained)))
 
     def _written(self, tokens: Any, backwards: bool = False) -> list[str]:
         texts = ["".join(self.characters[token] for token in row) for row in tokens]

@@ -1,0 +1,73 @@
+"""What Elman forgets and LSTM keeps: ten symbols to be written down after a hundred steps of nothing.
+
+python -m experiments.copy_recurrent                       # LSTM
+python -m experiments.copy_recurrent --cell elman          # or gru
+python -m experiments.copy_recurrent --data copy/50/5      # a lag of 50, five symbols
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxgen.data import Source
+from jaxgen.experiment import Experiment, TrainConfig
+from jaxgen.models import SequenceReader
+from jaxgen.run import main
+from jaxgen.tasks import SequencePrediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """A recurrent net that reads symbols, waits, and writes them."""
+
+    data: str = "copy/100"
+    """The data set: copy/LAG, and copy/LAG/SYMBOLS for another number of symbols than ten."""
+    epochs: int = 8
+    """Length of the run, in passes over the training split."""
+    batch_size: int = 128
+    """Examples a step, over all devices."""
+    learning_rate: float | None = 3e-3
+    """Peak of the learning rate."""
+    schedule: str = "cosine"
+    """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
+    clip_norm: float | None = 1.0
+    """Clip gradients to this global norm."""
+    cell: Literal["elman", "gru", "lstm"] = "lstm"
+    """What carries the state from step to step."""
+    hidden_size: int = 128
+    """Units of each layer."""
+    num_layers: int = 1
+    """Recurrent layers."""
+    dropout: float = 0.0
+    """Part of a layer's outputs that is dropped in training."""
+    forget_bias: float = 5.0
+    """Bias of an LSTM's forget gates to begin with: about the logarithm of the steps to remember over."""
+
+
+def make_task(config: Config, train: Source) -> SequencePrediction:
+    """Makes the task for a training split: its characters, its number of symbols."""
+    model = SequenceReader(
+        vocabulary_size=train.num_classes,
+        output_length=len(train[0]["target"]),
+        hidden_size=config.hidden_size,
+        cell=config.cell,
+        num_layers=config.num_layers,
+        dropout=config.dropout,
+        forget_bias=config.forget_bias,
+    )
+    return SequencePrediction(model, "".join(train.class_names))
+
+
+EXPERIMENT = Experiment(
+    name="copy_recurrent",
+    config=Config,
+    task=make_task,
+    summary="LSTM, GRU or Elman net that remembers over a hundred steps",
+    data="symbols to copy, made on the spot",
+    time="? min on 2 CPU cores",
+    reference="?",
+    needs=("input", "target"),
+    smoke={"data": "copy/10/3"},
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)
