@@ -3,8 +3,8 @@
     python -m benchmarks.shakespeare_reference --seed 0
 
 torch.nn.LSTM, one layer of 256, embedding 64, dropout 0.2 of what the LSTM and the last layer read, 64 streams of 128
-characters with the state carried on, Adam 3e-3 with a cosine to zero, gradients clipped to norm 1, 33 epochs. Prints the
-validation loss after each epoch, over 16 streams as jaxgen's, and the seconds of training until then.
+characters with the state carried on, Adam 3e-3 with a cosine to zero, gradients clipped to norm 1, 33 epochs. Prints
+the validation loss after each epoch, over 16 streams as jaxgen's, and the seconds of training until then.
 """
 
 import math

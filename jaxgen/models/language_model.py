@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Integer, Shaped
 
 from jaxgen.metrics import AnyArray
 from jaxgen.models.cells import Carry
-from jaxgen.models.layers import check_dropout, check_sizes, dtype_name, kernel_init
+from jaxgen.models.layers import Dropout, check_dropout, check_sizes, dtype_name, kernel_init
 from jaxgen.models.recurrent import Recurrent
 
 
@@ -80,7 +80,7 @@ class RecurrentLanguageModel(nn.Module):
         self.output_bias = self.param(
             "output_bias", nn.initializers.zeros, (self.vocabulary_size,), jnp.float32
         )
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def initial_carry(self, batch_size: int) -> tuple[Carry, ...]:
         """Gives the state that a text begins with; see `Recurrent`."""
@@ -119,10 +119,9 @@ class RecurrentLanguageModel(nn.Module):
     ) -> tuple[Float[Array, "batch time width"], tuple[Carry, ...]]:
         """Gives what the last layer predicts from, and the carry; `starts` as for `Recurrent`."""
         hidden, carry = self.hidden(tokens, carry, lengths=lengths, starts=starts, train=train)
-        drop = self.drop
-        hidden = drop(hidden, deterministic=not train)
+        hidden = self.drop(hidden, train=train)
         if self.dense_size:
-            hidden = drop(nn.relu(self.dense(hidden)), deterministic=not train)
+            hidden = self.drop(nn.relu(self.dense(hidden)), train=train)
         if self.tied and hidden.shape[-1] != self.embedding_size:
             hidden = self.projection(hidden)
         return hidden, carry
@@ -137,7 +136,7 @@ class RecurrentLanguageModel(nn.Module):
         train: bool = False,
     ) -> tuple[Float[Array, "batch time hidden_size"], tuple[Carry, ...]]:
         """Gives the last recurrent layer's hidden state after each token, and the carry."""
-        embedded = self.drop(self.embedding(jnp.asarray(tokens)), deterministic=not train)
+        embedded = self.drop(self.embedding(jnp.asarray(tokens)), train=train)
         return self.recurrent(embedded, carry, lengths=lengths, starts=starts, train=train)
 
     def output(self) -> tuple[Float[Array, "width vocabulary_size"], Float[Array, " vocabulary_size"]]:

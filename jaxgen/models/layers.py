@@ -40,6 +40,31 @@ def activation_function(name: str) -> Callable[[Array], Array]:
     return ACTIVATIONS[name]
 
 
+class Dropout(nn.Module):
+    """Drops activations in training and scales up the others (Srivastava et al. 2014), like `flax.linen.Dropout`.
+
+    Two of them share a random number of 32 bits, which halves the cost of drawing: most of what dropout takes on CPUs.
+
+    Attributes:
+        rate: part that is dropped, to 1 / 65,536; rng `dropout`.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(
+        self, inputs: Float[Array, "*batch features"], *, train: bool
+    ) -> Float[Array, "*batch features"]:
+        """Gives the inputs, in training with zeros among them."""
+        if not train or self.rate == 0:
+            return inputs
+        *batch, features = inputs.shape
+        bits = jax.random.bits(self.make_rng("dropout"), (*batch, -(-features // 2)), jnp.uint32)
+        halves = jnp.concatenate([bits & 0xFFFF, bits >> 16], axis=-1)[..., :features]
+        least = round(self.rate * 2**16)
+        return jnp.where(halves >= least, inputs / (1 - least / 2**16), 0).astype(inputs.dtype)
+
+
 class BatchNorm(nn.Module):
     """Normalises each feature (the last axis) over the batch and all positions (Ioffe & Szegedy 2015).
 

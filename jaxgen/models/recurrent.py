@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Integer, Shaped
 from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import AnyArray
 from jaxgen.models.cells import CELLS, Carry, Cell, Normalised, Params
-from jaxgen.models.layers import check_dropout, check_sizes, dtype_name, kernel_init
+from jaxgen.models.layers import Dropout, check_dropout, check_sizes, dtype_name, kernel_init
 
 
 class Masks(NamedTuple):
@@ -275,7 +275,7 @@ class Recurrent(nn.Module):
         hidden, carries = jnp.swapaxes(jnp.asarray(inputs), 0, 1), []
         for layer in range(self.num_layers):
             if layer:
-                hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+                hidden = Dropout(self.dropout)(hidden, train=train)
             outputs = []
             for direction in range(self._directions):
                 way = slice(None, None, -1 if direction else 1)

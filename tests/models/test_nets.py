@@ -8,6 +8,7 @@ import pytest
 
 from jaxgen.errors import UsageError
 from jaxgen.models import ConvNet, FeedForward
+from jaxgen.models.layers import Dropout
 from jaxgen.train.state import count_parameters
 
 RNG = np.random.default_rng(0)
@@ -126,3 +127,18 @@ def test_a_net_ignores_the_rest_of_its_batch():
 def test_impossible_fields_are_one_line(make, message):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+def test_dropout_drops_its_part_and_keeps_the_mean():
+    inputs = jnp.ones((200, 101))
+    dropout = Dropout(0.3)
+    outputs = dropout.apply({}, inputs, train=True, rngs={"dropout": jax.random.key(0)})
+    dropped = np.asarray(outputs == 0)
+    assert dropped.mean() == pytest.approx(0.3, abs=5 * (0.3 * 0.7 / dropped.size) ** 0.5)
+    np.testing.assert_allclose(outputs[~dropped], 1 / 0.7, rtol=1e-4)
+    # The two halves of a random number are no copies of each other.
+    together = (dropped[:, :50] & dropped[:, 51:]).mean()
+    assert together == pytest.approx(0.09, abs=5 * (0.09 * 0.91 / (200 * 50)) ** 0.5)
+    np.testing.assert_array_equal(dropout.apply({}, inputs, train=False), inputs)
+    other = dropout.apply({}, inputs, train=True, rngs={"dropout": jax.random.key(1)})
+    assert (np.asarray(other == 0) != dropped).any()
