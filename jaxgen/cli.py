@@ -60,15 +60,29 @@ def evaluate(run: _Run, split: tuple[str, ...] = (), data_dir: Path | None = Non
 
 
 @_app.command
-def plot(run: _Run, data_dir: Path | None = None) -> None:
+def plot(
+    run: _Run, text: str | None = None, unit: tuple[int, ...] = (), data_dir: Path | None = None
+) -> None:
     """Draw a saved run's plots: curves, and what its task has to show.
 
     Args:
         run: the run directory.
+        text: a text to show a language model's hidden units over, as a picture and here.
+        unit: the hidden units to show; by default those that vary most.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
-    from jaxgen.saved_run import SavedRun
+    from jaxgen.saved_run import SavedRun, draw_hidden_units
 
+    if text is not None or unit:
+        from rich.console import Console
+
+        from jaxgen.text_plots import hidden_units_text
+
+        saved = SavedRun(run, data_dir)
+        parts, activations = saved.writer.activations(text or "")
+        Console().print(hidden_units_text(parts, activations, unit or None), soft_wrap=True)
+        print(*draw_hidden_units(saved.directory, parts, activations, unit or None))
+        return
     for path in SavedRun(run, data_dir).plot():
         print(path)
 

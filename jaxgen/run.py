@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxgen import signals
-from jaxgen.data import folder, text
+from jaxgen.data import folder, streams, text
 from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.experiment import Experiment, TextConfig, TrainConfig, command_line, optimizer_config
 from jaxgen.memory import keep_freed_memory
@@ -204,18 +204,22 @@ class _Epilogue(Hook):
         """Says where the run is kept, and how much text there is."""
         _say(f"run directory: {self._directory.path}")
         if (train := self._splits["train"]).text is not None:
-            sizes = [f"{source.reader.tokens.size:,} for {name}" for name, source in self._splits.items()]
+            sizes = [f"{len(streams.tokens_of(s)):,} for {name}" for name, s in self._splits.items()]
             _say(f"{train.name}: tokens {', '.join(sizes)}; {train.num_classes:,} different ones")
 
     def on_finish(self, figures: dict[str, Any], state: Any) -> None:
         """Adds the rivals' figures, and draws the plots."""
-        from jaxgen.saved_run import draw_plots
+        import jax
+
+        from jaxgen.saved_run import draw_plots, write_sample
 
         train = self._splits["train"]
         test = self._splits[next(name for name in ("test", "validation", "train") if name in self._splits)]
         if self._experiment.baselines is not None:
             figures.update(self._experiment.baselines(train.arrays(), test.arrays()))
         draw_plots(self._directory, self._task, state, test)
+        if train.text is not None and jax.process_count() == 1:
+            _say(f"it writes:\n{write_sample(self._directory, self._task, state, train)}\n")
 
 
 def _new_directory(name: str) -> Path:

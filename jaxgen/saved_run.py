@@ -15,13 +15,16 @@ from jaxgen.data.sources import Source, as_source, load
 from jaxgen.data.strokes import Strokes, find_strokes
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import JaxgenError, OwnCodeError, UsageError, shown
-from jaxgen.files import read_lines
+from jaxgen.files import read_lines, write_text
 from jaxgen.parallel import make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
 from jaxgen.train.checkpoint import Checkpoints
 from jaxgen.train.evaluate import BATCH_SIZE, Evaluator, predict_source, predict_split
 from jaxgen.train.state import TrainState
 from jaxgen.writing import Writer
+
+# Tokens of a held-out text whose hidden units are drawn, and of what is written at the end of a run.
+_PASSAGE, _SAMPLE = 700, 400
 
 
 class SavedRun:
@@ -262,10 +265,35 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
     if jax.process_index() != 0:
         return []
     paths = draw_curves(directory)
+    if source.text is not None and jax.process_count() == 1:
+        writer = Writer(task, state, source.text.tokenizer)
+        passage = source.text.tokenizer.decode(streams.tokens_of(source)[:_PASSAGE])
+        paths += draw_hidden_units(directory, *writer.activations(passage))
     if predictions is not None:
         params = jax.device_get(state.evaluation_params())
         paths += plots.save(task.plots(params, source.arrays(), predictions), directory.plots)
     return paths
+
+
+def draw_hidden_units(
+    directory: RunDirectory, parts: Sequence[str], activations: np.ndarray, units: Sequence[int] | None = None
+) -> list[Path]:
+    """Draws a text coloured by the activations of hidden units, and gives the file."""
+    from jaxgen import plots
+    from jaxgen.text_plots import hidden_units
+
+    return plots.save({"hidden_units": hidden_units(parts, activations, units)}, directory.plots)
+
+
+def write_sample(directory: RunDirectory, task: Any, state: TrainState, source: Source) -> str:
+    """Lets a language model write a page, from the end of a line on, into `samples/sample.txt`; gives the text."""
+    from jaxgen.generate.sampling import Sampler
+
+    writer = Writer(task, state, source.text.tokenizer)
+    (text,) = writer.write([""], max_tokens=_SAMPLE, sampler=Sampler.of(temperature=0.8))
+    (directory.path / "samples").mkdir(exist_ok=True)
+    write_text(directory.path / "samples" / "sample.txt", f"{text}\n")
+    return text
 
 
 def draw_curves(directory: RunDirectory) -> list[Path]:

@@ -71,7 +71,7 @@ def hidden_units(
         return message("no text to draw")
     lines = _wrapped(tokens, columns)
     shown = lines[:_MOST_LINES]
-    columns = max(50, *map(len, shown))  # the title needs some
+    columns = max(64, *map(len, shown))  # the title needs some
     rows = len(units) * (len(shown) + 2) + 1
     advance = _glyph(_UNPRINTABLE)[1]
     figure = new_figure(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from jaxgen.data.tokenizers import Characters, Tokenizer
+from jaxgen.data.tokenizers import Characters, Tokenizer, Words
 from jaxgen.errors import UsageError
 from jaxgen.generate.decode import Generated, stream
 from jaxgen.generate.prompts import pad_prompts
@@ -93,6 +93,26 @@ class Writer:
         lengths = np.array([len(tokens)], np.int32)
         log_probs = score(self.task.decoder, params, model_state, tokens[None], lengths)[0]
         return [self.tokenizer.vocabulary[token] for token in tokens], log_probs
+
+    def activations(self, text: str) -> tuple[list[str], Float32[np.ndarray, "tokens units"]]:
+        """Gives the parts of a text, and the hidden state after each, for `jaxgen.text_plots`.
+
+        Raises:
+            UsageError: for a text of no tokens, or with characters that the model doesn't know.
+        """
+        tokens = self.tokenizer.encode(text)
+        if not len(tokens):
+            raise UsageError("there is no text to look at: give some")
+        read = jax.jit(self.task.activations)
+        hidden = read(self.state.evaluation_params(), self.state.model_state, tokens[None])[0]
+        return self._parts(tokens), np.asarray(hidden)
+
+    def _parts(self, tokens: Any) -> list[str]:
+        """Gives the text of each token by itself, with a space after words."""
+        if isinstance(self.tokenizer, Words):
+            words = [self.tokenizer.words[token] for token in tokens]
+            return [word if word == "\n" else f"{word} " for word in words]
+        return [self.tokenizer.decode([int(token)]) for token in tokens]
 
     def encode(self, prompt: str, drop_unknown: bool = False) -> Any:
         """Gives the tokens of a prompt; of an empty one, the end of a line, or what there is in its place.

@@ -19,7 +19,12 @@ from jaxgen.saved_run import SavedRun
 EXPERIMENTS = {experiment.name: experiment for experiment in experiments()}
 
 
-DATA = {"diabetes_fnn": "diabetes", "addition_lstm": "addition/2", "copy_recurrent": "copy/10/3"}
+DATA = {
+    "diabetes_fnn": "diabetes",
+    "addition_lstm": "addition/2",
+    "copy_recurrent": "copy/10/3",
+    **dict.fromkeys(["pydocs_lstm", "shakespeare_lstm", "words_lstm"], "pydocs"),
+}
 
 
 def options(name, data_dir, workdir, **changes):
@@ -45,7 +50,8 @@ def test_smoke_run_leaves_everything(name, data_dir, tmp_path, capsys):
     assert printed[0] == printed[-2] == f"run directory: {tmp_path / 'run'}"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 20
-    for figure in ("test/loss", "train/examples_per_second", "seconds", "parameters", "device"):
+    unit = "tokens" if DATA.get(name) == "pydocs" else "examples"
+    for figure in ("test/loss", f"train/{unit}_per_second", "seconds", "parameters", "device"):
         assert figure in result
         assert figure in printed[-1]
     assert len(list((tmp_path / "run" / "plots").glob("*.png"))) >= 2

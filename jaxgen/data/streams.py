@@ -98,6 +98,12 @@ def evaluation_streams(text: Text, given: TextFormat) -> Source:
     )
 
 
+def tokens_of(source: Source) -> Int32[np.ndarray, " tokens"]:
+    """Gives the whole text of a source that was made here."""
+    assert isinstance(source.reader, _Windows)
+    return source.reader.tokens
+
+
 def _source(text: Text, given: TextFormat, reader: "_Windows") -> Source:
     return Source(
         text.name,

@@ -6,12 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int32, Key
 
 from jaxgen import losses, metrics
 from jaxgen.errors import UsageError
 from jaxgen.generate.recurrent import RecurrentDecoder
-from jaxgen.metrics import Mean, Metric
+from jaxgen.metrics import AnyArray, Mean, Metric
 from jaxgen.tasks.base import init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
 
@@ -77,6 +77,13 @@ class LanguageModelling:
         nats = losses.linear_cross_entropy(features, kernel, bias, labels, weights)
         reported = _figures(nats, batch)
         return {"cross_entropy": nats}, Outputs(reported, model_state, carry)
+
+    def activations(
+        self, params: Params, model_state: Any, tokens: Int32[AnyArray, "batch time"]
+    ) -> Float[Array, "batch time units"]:
+        """Gives the last recurrent layer's hidden state after each token of texts."""
+        hidden: Any = self.model.apply({"params": params, **model_state}, tokens, method="hidden")
+        return hidden[0].astype(jnp.float32)
 
     @property
     def decoder(self) -> RecurrentDecoder:

@@ -15,8 +15,12 @@ import numpy as np
 import optax
 
 import jaxgen
+from jaxgen.data.streams import TextFormat, training_streams
+from jaxgen.data.text import Text
+from jaxgen.data.tokenizers import Characters
 from jaxgen.metrics import Mean
-from jaxgen.tasks import Regression
+from jaxgen.models import RecurrentLanguageModel
+from jaxgen.tasks import LanguageModelling, Regression
 from jaxgen.train.context import Outputs
 from jaxgen.train.hooks import Hook
 from jaxgen.train.players import Player, Players
@@ -86,12 +90,15 @@ def main(directory, steps, kill_at=None):
     }
     regression = Regression(jaxgen.FeedForward(widths=(8,), num_classes=1, dropout=0.2)).standardised(data)
     game = Game()
+    language = LanguageModelling(RecurrentLanguageModel(3, 4, 5, dropout=0.2, recurrent_dropout=0.2))
+    text = Text("made up", "train", ("".join(rng.choice(list("abc"), 200)),), "1")
     problems = {
-        "plain": (regression, optax.adam(1e-2)),
-        "memory": (Memory(), optax.adam(1e-2)),
-        "game": (game, game.players()),
+        "plain": (regression, optax.adam(1e-2), data),
+        "memory": (Memory(), optax.adam(1e-2), data),
+        "game": (game, game.players(), data),
+        "text": (language, optax.adam(1e-2), training_streams(text, TextFormat(Characters("abc"), 4, 8))),
     }
-    for name, (task, optimizer) in problems.items():
+    for name, (task, optimizer, data) in problems.items():
         for resident in (True, False):
             workdir = directory / f"{name}-{'resident' if resident else 'host'}"
             result = jaxgen.fit(

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).with_name("resume_runs.py")
-RUNS = [f"{problem}-{feed}" for problem in ("plain", "memory", "game") for feed in ("resident", "host")]
+RUNS = [
+    f"{problem}-{feed}" for problem in ("plain", "memory", "game", "text") for feed in ("resident", "host")
+]
 
 
 def start(directory, *arguments):
@@ -64,4 +66,4 @@ def test_resumed_run_wrote_each_report_once(directories, run):
 def test_both_feeds_end_in_the_same_state(directories):
     states = [(directories[0] / run / "state.npz").read_bytes() for run in RUNS]
     assert states[::2] == states[1::2]
-    assert len(set(states)) == 3
+    assert len(set(states)) == 4
