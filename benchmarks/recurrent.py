@@ -3,8 +3,9 @@
 python -m benchmarks.recurrent              # needs the bench extra
 
 Training throughput of the classic word model (1,000 words, embedding 64, 128 units, a dense layer, dropout 0.1; 64
-streams of 100 tokens a step) with each kind of cell, then how fast the LSTM writes, one text at a time and 64, then the
-memory of the vocabulary's layer. Contenders take turns, each in a process of its own that sleeps while the others work.
+streams of 100 tokens a step) with each kind of cell, and of `shakespeare_lstm`'s model (65 characters, 256 units, 64
+streams of 128); then how fast the word model writes, one text at a time and 64; then the memory of the vocabulary's
+layer. Contenders take turns, each in a process of its own that sleeps while the others work.
 Figures are medians over the rounds, ratios are medians of the ratios of each round.
 """
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contest import Worker, machine, take_turns
-from benchmarks.recurrent_workers import DENSE, EMBEDDING, HIDDEN, SEQUENCE_LENGTH, STREAMS, VOCABULARY
+from benchmarks.recurrent_workers import SIZES, STREAMS
 from jaxgen.losses import linear_cross_entropy
 
 _GATES = {"lstm": 4, "gru": 3, "elman": 1}
@@ -24,17 +25,16 @@ _STEPS = 15
 _NEW_TOKENS = 256
 
 
-def compare_training(cell: str, rounds: int) -> Table:
+def compare_training(model: str, cell: str, rounds: int) -> Table:
     """Trains all contenders in turn, and sets their throughput side by side."""
     workers = [
-        Worker.start("benchmarks.recurrent_workers", name, f"train-{cell}")
+        Worker.start("benchmarks.recurrent_workers", name, f"{model}-{cell}")
         for name in ("jaxgen", "pytorch", "pytorch-compiled", "keras")
     ]
-    tokens = STREAMS * SEQUENCE_LENGTH
+    tokens, products = STREAMS * SIZES[model].length, SIZES[model].products(_GATES[cell])
     rates = _STEPS * tokens / take_turns(workers, _STEPS, rounds)
-    products = _GATES[cell] * HIDDEN * (EMBEDDING + HIDDEN) + HIDDEN * DENSE + DENSE * VOCABULARY
     of_peak = 6 * products / np.nanmax([worker.peak for worker in workers])
-    title = f"{cell}, {STREAMS} x {SEQUENCE_LENGTH} tokens, {rounds} rounds of {_STEPS} steps"
+    title = f"{model}, {cell}, {STREAMS} x {SIZES[model].length} tokens, {rounds} rounds of {_STEPS} steps"
     table = Table("", "tokens/s", "jaxgen / this", "of the matmul peak", title=title)
     for column, worker in enumerate(workers):
         rate, ratio = np.median(rates[:, column]), np.median(rates[:, 0] / rates[:, column])
@@ -70,9 +70,10 @@ def compare_memory(vocabulary: int = 32_000) -> str:
     def fused(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, labels: jax.Array) -> jax.Array:
         return linear_cross_entropy(hidden, kernel, bias, labels).compute()
 
-    shapes = [(STREAMS, SEQUENCE_LENGTH, DENSE), (DENSE, vocabulary), (vocabulary,)]
+    length, width = SIZES["words"].length, SIZES["words"].dense
+    shapes = [(STREAMS, length, width), (width, vocabulary), (vocabulary,)]
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    labels = jax.ShapeDtypeStruct((STREAMS, SEQUENCE_LENGTH), jnp.int32)
+    labels = jax.ShapeDtypeStruct((STREAMS, length), jnp.int32)
     sizes = [
         jax.jit(jax.value_and_grad(way, argnums=(0, 1, 2)))
         .lower(*arguments, labels)
@@ -83,7 +84,7 @@ def compare_memory(vocabulary: int = 32_000) -> str:
         for way in (plain, fused)
     ]
     return (
-        f"vocabulary of {vocabulary:,}, {STREAMS} x {SEQUENCE_LENGTH} tokens: plain logits take {sizes[0]:,.0f} MiB, "
+        f"vocabulary of {vocabulary:,}, {STREAMS} x {length} tokens: plain logits take {sizes[0]:,.0f} MiB, "
         f"linear_cross_entropy {sizes[1]:,.0f} MiB, {sizes[0] / sizes[1]:.1f} times less"
     )
 
@@ -96,8 +97,8 @@ def main(rounds: int = 9) -> None:
     """
     console = Console()
     console.print(machine(), highlight=False)
-    for cell in _GATES:
-        console.print(compare_training(cell, rounds))
+    for model, cell in (*(("words", cell) for cell in _GATES), ("characters", "lstm")):
+        console.print(compare_training(model, cell, rounds))
     for batch_size in (1, 64):
         console.print(compare_writing(batch_size, rounds))
     console.print(compare_memory(), highlight=False)

@@ -2,35 +2,59 @@
 
 python -m benchmarks.recurrent_workers CONTENDER JOB
 
-JOB is train-CELL, the classic word model with that cell, or write-BATCH, to sample from the LSTM one. The process
-prints its matmul peak in FLOP/s once it has compiled; then it reads numbers of steps (or of tokens a row), a line each,
-takes them, and prints the seconds that they took.
+JOB is words-CELL or characters-CELL, to train the classic word model or `shakespeare_lstm`'s with that cell, or
+write-BATCH, to sample from the word model with an LSTM. The process prints its matmul peak in FLOP/s once it has
+compiled; then it reads numbers of steps (or of tokens a row), a line each, takes them, and prints the seconds that they
+took.
 """
 
 import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmarks.image_workers import peak
 
-VOCABULARY, EMBEDDING, HIDDEN, DENSE, DROPOUT = 1000, 64, 128, 128, 0.1
-STREAMS, SEQUENCE_LENGTH = 64, 100
+STREAMS, EMBEDDING = 64, 64
 _PEAK_SIZE = 2048
 _BATCHES = 50  # of text that training goes round in
 
 Work = Callable[[int], Any]
 
 
-def _tokens() -> np.ndarray:
+@dataclass(frozen=True)
+class Sizes:
+    """Of a model and its batches; no dense layer where its size is 0."""
+
+    vocabulary: int
+    hidden: int
+    dense: int
+    dropout: float
+    length: int
+
+    def products(self, gates: int) -> int:
+        """Gives the multiplications of a token, forwards."""
+        width = self.dense or self.hidden
+        return (
+            gates * self.hidden * (EMBEDDING + self.hidden)
+            + self.hidden * self.dense
+            + width * self.vocabulary
+        )
+
+
+SIZES = {"words": Sizes(1000, 128, 128, 0.1, 100), "characters": Sizes(65, 256, 0, 0.2, 128)}
+
+
+def _tokens(sizes: Sizes) -> np.ndarray:
     """Draws a text whose words are as unequally frequent as those of a language."""
     random = np.random.default_rng(0)
-    shares = 1 / np.arange(1, VOCABULARY + 1)
-    count = STREAMS * SEQUENCE_LENGTH * _BATCHES + 1
-    return random.choice(VOCABULARY, count, p=shares / shares.sum()).astype(np.int32)
+    shares = 1 / np.arange(1, sizes.vocabulary + 1)
+    count = STREAMS * sizes.length * _BATCHES + 1
+    return random.choice(sizes.vocabulary, count, p=shares / shares.sum()).astype(np.int32)
 
 
 def jaxgen(job: str, option: str) -> tuple[Work, float]:
@@ -43,16 +67,18 @@ def jaxgen(job: str, option: str) -> tuple[Work, float]:
     from jaxgen.tasks import LanguageModelling
 
     keep_freed_memory()
-    cell = option if job == "train" else "lstm"
-    model = RecurrentLanguageModel(VOCABULARY, EMBEDDING, HIDDEN, cell, dense_size=DENSE, dropout=DROPOUT)
+    sizes, cell = SIZES.get(job, SIZES["words"]), "lstm" if job == "write" else option
+    model = RecurrentLanguageModel(
+        sizes.vocabulary, EMBEDDING, sizes.hidden, cell, dense_size=sizes.dense, dropout=sizes.dropout
+    )
     task = LanguageModelling(model)
     square = jnp.ones((_PEAK_SIZE, _PEAK_SIZE))
     multiply = jax.jit(lambda a: a @ a)
     found = peak(lambda: multiply(square).block_until_ready())
-    return (_train(task) if job == "train" else _write(task, int(option))), found
+    return (_write(task, int(option)) if job == "write" else _train(task, sizes)), found
 
 
-def _train(task: Any) -> Work:
+def _train(task: Any, sizes: Sizes) -> Work:
     import jax
     import optax
 
@@ -64,9 +90,9 @@ def _train(task: Any) -> Work:
     from jaxgen.parallel import make_mesh, put_state
     from jaxgen.train.feed import ResidentFeed
 
-    words = Words(tuple(f"w{number}" for number in range(VOCABULARY)))
-    text = Text("made up", "train", (" ".join(words.words[token] for token in _tokens()),), "1")
-    source = training_streams(text, TextFormat(words, SEQUENCE_LENGTH, STREAMS))
+    words = Words(tuple(f"w{number}" for number in range(sizes.vocabulary)))
+    text = Text("made up", "train", (" ".join(words.words[token] for token in _tokens(sizes)),), "1")
+    source = training_streams(text, TextFormat(words, sizes.length, STREAMS))
     order = BatchOrder(len(source), STREAMS, seed=0, shuffle=False)
     mesh = make_mesh()
     feed = ResidentFeed(source, order, mesh, steps_per_call=5)
@@ -110,22 +136,29 @@ def pytorch(job: str, option: str, *options: str) -> tuple[Work, float]:
     torch.manual_seed(0)
     kinds = {"lstm": nn.LSTM, "gru": nn.GRU, "elman": nn.RNN}
 
+    sizes = SIZES.get(job, SIZES["words"])
+
     class Model(nn.Module):
-        """Embedding, recurrent layer, dense layer with ReLU, logits."""
+        """Embedding, recurrent layer, perhaps a dense layer with ReLU, logits."""
 
         def __init__(self, cell: str) -> None:
             super().__init__()
-            self.embedding = nn.Embedding(VOCABULARY, EMBEDDING)
-            self.recurrent = kinds[cell](EMBEDDING, HIDDEN, batch_first=True)
-            self.dense, self.output = nn.Linear(HIDDEN, DENSE), nn.Linear(DENSE, VOCABULARY)
-            self.drop = nn.Dropout(DROPOUT)
+            self.embedding = nn.Embedding(sizes.vocabulary, EMBEDDING)
+            self.recurrent = kinds[cell](EMBEDDING, sizes.hidden, batch_first=True)
+            self.drop = nn.Dropout(sizes.dropout)
+            if sizes.dense:
+                self.dense = nn.Linear(sizes.hidden, sizes.dense)
+            self.output = nn.Linear(sizes.dense or sizes.hidden, sizes.vocabulary)
 
         def forward(self, tokens: Any, state: Any) -> tuple[Any, Any]:
             """Gives logits and the state."""
             hidden, state = self.recurrent(self.drop(self.embedding(tokens)), state)
-            return self.output(self.drop(torch.relu(self.dense(self.drop(hidden))))), state
+            hidden = self.drop(hidden)
+            if sizes.dense:
+                hidden = self.drop(torch.relu(self.dense(hidden)))
+            return self.output(hidden), state
 
-    model: Any = Model(option if job == "train" else "lstm")
+    model: Any = Model("lstm" if job == "write" else option)
     forward = torch.compile(model) if "compiled" in options else model
     square = torch.ones(_PEAK_SIZE, _PEAK_SIZE)
     found = peak(lambda: square @ square)
@@ -134,8 +167,8 @@ def pytorch(job: str, option: str, *options: str) -> tuple[Work, float]:
         return _torch_writing(forward, int(option)), found
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     cross_entropy = nn.CrossEntropyLoss()
-    tokens = torch.from_numpy(_tokens().astype(np.int64))
-    inputs, labels = (t.reshape(STREAMS, -1, SEQUENCE_LENGTH) for t in (tokens[:-1], tokens[1:]))
+    tokens = torch.from_numpy(_tokens(sizes).astype(np.int64))
+    inputs, labels = (t.reshape(STREAMS, -1, sizes.length) for t in (tokens[:-1], tokens[1:]))
     state: Any = None
     batch = 0
 
@@ -178,21 +211,24 @@ def keras(job: str, option: str) -> tuple[Work, float]:
     from keras import layers
 
     kinds = {"lstm": layers.LSTM, "gru": layers.GRU, "elman": layers.SimpleRNN}
+    sizes = SIZES[job]
+    dense = (
+        [layers.Dense(sizes.dense, activation="relu"), layers.Dropout(sizes.dropout)] if sizes.dense else []
+    )
     model = keras.Sequential(
         [
-            keras.Input((SEQUENCE_LENGTH,), dtype="int32"),
-            layers.Embedding(VOCABULARY, EMBEDDING),
-            layers.Dropout(DROPOUT),
-            kinds[option](HIDDEN, return_sequences=True),
-            layers.Dropout(DROPOUT),
-            layers.Dense(DENSE, activation="relu"),
-            layers.Dropout(DROPOUT),
-            layers.Dense(VOCABULARY),
+            keras.Input((sizes.length,), dtype="int32"),
+            layers.Embedding(sizes.vocabulary, EMBEDDING),
+            layers.Dropout(sizes.dropout),
+            kinds[option](sizes.hidden, return_sequences=True),
+            layers.Dropout(sizes.dropout),
+            *dense,
+            layers.Dense(sizes.vocabulary),
         ]
     )
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    tokens = _tokens()
-    inputs, labels = (t.reshape(-1, SEQUENCE_LENGTH) for t in (tokens[:-1], tokens[1:]))
+    tokens = _tokens(sizes)
+    inputs, labels = (t.reshape(-1, sizes.length) for t in (tokens[:-1], tokens[1:]))
 
     def train(steps: int) -> None:
         rows = np.arange(steps * STREAMS) % len(inputs)
@@ -212,7 +248,7 @@ def main(contender: str, job: str) -> None:
         "keras": keras,
     }
     work, found = makers[name](kind, option, *options)
-    work(10 if kind == "train" else 256)
+    work(256 if kind == "write" else 10)
     print(found, file=answers, flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
