@@ -38,7 +38,9 @@ class Worker:
         """Has it take some steps, and gives the seconds that it took."""
         self.process.stdin.write(f"{steps}\n")
         self.process.stdin.flush()
-        return float(self.process.stdout.readline())
+        if not (line := self.process.stdout.readline()):
+            raise SystemExit(f"{self.name} has died")
+        return float(line)
 
     def stop(self) -> None:
         """Ends the process."""

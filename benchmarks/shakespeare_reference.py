@@ -8,7 +8,6 @@ the validation loss after each epoch, over 16 streams as jaxgen's, and the secon
 """
 
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,6 @@ def main(
         data_dir: where the prepared tiny_shakespeare lies; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     torch.manual_seed(seed)
-    torch.set_num_threads(os.cpu_count() or 1)
     texts = [
         "".join(text.read("tiny_shakespeare", part, data_dir=data_dir).documents)
         for part in ("train", "validation")

@@ -35,7 +35,6 @@ EXPERIMENT = Experiment(
     data="Python's language reference (no network)",
     time="x min on 2 CPU cores",
     reference="x bits a character",
-    needs=("tokens", "labels"),
 )
 
 if __name__ == "__main__":

@@ -57,7 +57,6 @@ EXPERIMENT = Experiment(
     data="tiny_shakespeare (--data pydocs: no network)",
     time="x min on 2 CPU cores",
     reference="x nats a character",
-    needs=("tokens", "labels"),
     smoke={"data": "pydocs"},
 )
 

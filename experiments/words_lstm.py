@@ -43,7 +43,6 @@ EXPERIMENT = Experiment(
     data="Python's language reference (no network), or one's own text",
     time="x min on 2 CPU cores",
     reference="perplexity x",
-    needs=("tokens", "labels"),
 )
 
 if __name__ == "__main__":

@@ -176,7 +176,7 @@ class Experiment:
         data: on what.
         time: how long it takes, and on what machine.
         reference: the figure it reaches.
-        needs: what an example of the data must have.
+        needs: what an example of the data must have; a text needs nothing to be said.
         smoke: options that make a trial run of it.
         recipes: other defaults of the options, by data set.
         presets: other defaults of the options, by name, for `--preset`; complete ones, so that they take the
@@ -191,7 +191,7 @@ class Experiment:
     data: str
     time: str
     reference: str
-    needs: tuple[str, ...]
+    needs: tuple[str, ...] = ()
     smoke: Mapping[str, Any] = field(default_factory=dict)
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

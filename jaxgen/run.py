@@ -113,7 +113,9 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
     of_text = isinstance(config, TextConfig)
     is_path = text.is_path(config.data) if of_text else folder.is_folder(config.data)
-    if is_path and directory.path.resolve().is_relative_to(Path(config.data).resolve()):
+    if is_path and directory.path.expanduser().resolve().is_relative_to(
+        Path(config.data).expanduser().resolve()
+    ):
         raise UsageError(
             f"the run directory {shown(directory.path)} would lie among the {'texts' if of_text else 'pictures'} of "
             f"{shown(config.data)}: give a --workdir that lies elsewhere"

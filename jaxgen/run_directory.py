@@ -24,6 +24,8 @@ from jaxgen.files import read_json, write_json
 FORMAT_VERSION = 1
 # What must be equal for a run to go on. Of the rest only the length may change, and only upwards.
 _FIXED = ("experiment", "task", "data", "optimizer", "training")
+# What another text makes other, too.
+_CONSEQUENCES = ("data.text.tokenizer", "task.tokenizer", "task.model.vocabulary_size")
 _PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain")
 
 
@@ -180,7 +182,11 @@ class RunDirectory:
             for name in _FIXED
             for line in differences(completed(before.get(name)), record.get(name), name)
         ]
-        if found and all(line.startswith(("data.num_examples", "data.version")) for line in found):
+        if found and any(line.startswith("data.version") for line in found):
+            found = [line for line in found if not line.startswith(_CONSEQUENCES)] or found
+        if found and all(
+            line.startswith(("data.num_examples", "data.version", *_CONSEQUENCES)) for line in found
+        ):
             raise UsageError(
                 f"the data of the run in {self.path} has changed since it began ({'; '.join(found)}): "
                 "put it back to go on, or choose another --workdir"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxgen.errors import UsageError, shown
 from jaxgen.files import write_text
 from jaxgen.train.hooks import say
 from jaxgen.writing import Writer
@@ -21,9 +22,13 @@ def print_samples(
         output: a file that the texts are written to as well.
 
     Raises:
-        JaxgenError: for what the writer refuses, and where the file can't be written.
+        JaxgenError: for what the writer refuses, and where the file is there already or can't be written.
     """
+    if output is not None and output.exists():
+        raise UsageError(f"{shown(output)} would be written over: give another --output")
     chunks = writer.stream(prompts, **options)
+    if options.get("drop_unknown"):
+        prompts = [writer.known(prompt) for prompt in prompts]
     given = [prompt for prompt in prompts for _ in range(options.get("num_samples", 1))]
     if len(given) == 1:
         texts = [given[0]]

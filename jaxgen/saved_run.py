@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxgen.config import rebuild
-from jaxgen.data import streams, text, tokenizers
+from jaxgen.data import builders, streams, text, tokenizers
 from jaxgen.data.sources import Source, as_source, load
 from jaxgen.data.strokes import Strokes, find_strokes
 from jaxgen.data.tokenizers import Tokenizer
@@ -111,6 +111,10 @@ class SavedRun:
         data = self.config["data"]
         given = streams.TextFormat(**{**data["text"], "tokenizer": self.tokenizer})
         as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
+        if not (text.is_path(data["name"]) or builders.known(data["name"])):
+            raise OwnCodeError(
+                f"the run was trained on {data['name']}, a text of your own code: evaluate it there"
+            )
         found = text.read(
             data["name"],
             data["splits"][split],
@@ -267,8 +271,8 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
     paths = draw_curves(directory)
     if source.text is not None and jax.process_count() == 1:
         writer = Writer(task, state, source.text.tokenizer)
-        passage = source.text.tokenizer.decode(streams.tokens_of(source)[:_PASSAGE])
-        paths += draw_hidden_units(directory, *writer.activations(passage))
+        passage = streams.tokens_of(source)[:_PASSAGE]
+        paths += draw_hidden_units(directory, *writer.activations_of(passage))
     if predictions is not None:
         params = jax.device_get(state.evaluation_params())
         paths += plots.save(task.plots(params, source.arrays(), predictions), directory.plots)

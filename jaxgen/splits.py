@@ -70,10 +70,8 @@ def _load_texts(config: TextConfig, data_dir: Path | None) -> dict[str, Source]:
     given = streams.TextFormat(
         tokenizer, config.sequence_length, config.batch_size, config.reset_at_documents, config.encoding
     )
-    held_out = {
-        name: streams.evaluation_streams(found, given) for name, found in texts.items() if name != "train"
-    }
-    return {"train": streams.training_streams(texts["train"], given), **held_out}
+    train = streams.training_streams(texts.pop("train"), given)
+    return {"train": train, **{name: streams.evaluation_streams(held, given) for name, held in texts.items()}}
 
 
 def _size(given: tuple[int, ...] | None) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from jaxgen.data.tokenizers import Characters, Tokenizer, Words
 from jaxgen.errors import UsageError
@@ -57,9 +57,11 @@ class Writer:
             drop_unknown: whether characters that the model doesn't know are left out of prompts.
 
         Raises:
-            UsageError: for prompts with characters that the model doesn't know, and what `jaxgen.generate.stream`
-                refuses.
+            UsageError: for prompts with characters that the model doesn't know, several samples of what is always the
+                same, and what `jaxgen.generate.stream` refuses.
         """
+        if sampler is not None and sampler.greedy and num_samples > 1:
+            raise UsageError("a temperature of 0 writes the same text each time: ask for one sample")
         tokens, lengths = pad_prompts([self.encode(prompt, drop_unknown) for prompt in prompts])
         return stream(
             self.task.decoder,
@@ -103,6 +105,12 @@ class Writer:
         tokens = self.tokenizer.encode(text)
         if not len(tokens):
             raise UsageError("there is no text to look at: give some")
+        return self.activations_of(tokens)
+
+    def activations_of(
+        self, tokens: Int32[np.ndarray, " tokens"]
+    ) -> tuple[list[str], Float32[np.ndarray, "tokens units"]]:
+        """Gives the same of a text's tokens."""
         read = jax.jit(self.task.activations)
         hidden = read(self.state.evaluation_params(), self.state.model_state, tokens[None])[0]
         return self._parts(tokens), np.asarray(hidden)
@@ -114,17 +122,23 @@ class Writer:
             return [word if word == "\n" else f"{word} " for word in words]
         return [self.tokenizer.decode([int(token)]) for token in tokens]
 
+    def known(self, text: str) -> str:
+        """Leaves out of a text the characters that the model doesn't know."""
+        if not isinstance(self.tokenizer, Characters):
+            return text.encode("utf-8", "ignore").decode()
+        missing = self.tokenizer.missing(text)
+        return "".join(letter for letter in text if letter not in missing)
+
     def encode(self, prompt: str, drop_unknown: bool = False) -> Any:
         """Gives the tokens of a prompt; of an empty one, the end of a line, or what there is in its place.
 
         Raises:
             UsageError: for characters that the model doesn't know, unless they are to be dropped.
         """
-        if isinstance(self.tokenizer, Characters) and (missing := self.tokenizer.missing(prompt)):
-            if not drop_unknown:
-                self.tokenizer.encode(prompt)
-            prompt = "".join(letter for letter in prompt if letter not in missing)
-        tokens = self.tokenizer.encode(prompt)
+        try:
+            tokens = self.tokenizer.encode(self.known(prompt) if drop_unknown else prompt)
+        except UsageError as error:
+            raise UsageError(f"{error} (--drop-unknown does)") from error
         if len(tokens):
             return tokens
         vocabulary = list(self.tokenizer.vocabulary)

@@ -110,6 +110,10 @@ def test_command_line_writes(finished, capsys, tmp_path):
         output,
     )
     assert code == 0 and out.startswith(output.read_text()) and out.count("---\n") == 4
+    code, _, error = call(capsys, "sample", finished, "--output", output)
+    assert code == 2 and "would be written over: give another --output" in error
+    code, out, _ = call(capsys, "sample", finished, "--prompt", "漢if", "--drop-unknown", "--max-tokens", 1)
+    assert code == 0 and out.startswith("if")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +127,7 @@ def test_command_line_writes(finished, capsys, tmp_path):
         (("--num-samples", "0"), "num samples is 0; it must be at least 1"),
         (("--prompt", "€€€"), "not trained on: '€' (euro sign)"),
         (("--stop", ""), "a stop string is empty"),
+        (("--temperature", "0", "--num-samples", "2"), "a temperature of 0 writes the same text each time"),
     ],
 )
 def test_impossible_requests_are_one_line(arguments, message, finished, capsys):

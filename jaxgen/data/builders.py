@@ -207,7 +207,9 @@ def _offline(builder: Any) -> str:
     from tensorflow_datasets import features as kinds
 
     features = builder.info.features
-    of_text = isinstance(features, kinds.FeaturesDict) and not {"image", "label"} <= features.keys()
+    of_text = isinstance(features, kinds.FeaturesDict) and any(
+        isinstance(feature, kinds.Text) for feature in features.values()
+    )
     return "pydocs" if of_text else "digits"
 
 

@@ -74,6 +74,19 @@ class BatchOrder:
         return np.concatenate(indices), np.concatenate(weights)
 
 
+def order_of(source: Source, batch_size: int, seed: int) -> BatchOrder:
+    """Gives the order to train on a source in: shuffled, but for a text, whose streams go on from batch to batch.
+
+    Raises:
+        UsageError: for a batch size that can't be, or that isn't the number of a text's streams.
+    """
+    if source.streams and batch_size != source.streams:
+        raise UsageError(
+            f"{source.name} is cut into {source.streams} streams: that must be the batch size, not {batch_size}"
+        )
+    return BatchOrder(len(source), batch_size, seed, shuffle=not source.streams)
+
+
 @functools.lru_cache(maxsize=4)
 def _epoch(
     order: BatchOrder, epoch: int
@@ -218,7 +231,7 @@ def training_batches(
         UsageError: for a batch size below 1 or above the size of the set, or a negative seed.
     """
     source = as_source(source, "train")
-    order = BatchOrder(len(source), batch_size, seed)
+    order = order_of(source, batch_size, seed)
     for step in range(epochs * order.steps_per_epoch):
         indices, weights = order(step)
         yield with_weights(source.gather(indices), weights)
@@ -244,6 +257,8 @@ def evaluation_batches(
     if batch_size < 1:
         raise UsageError(f"the batch size must be at least 1, not {batch_size}")
     source = as_source(source, "evaluation")
+    if batch_size < source.streams:
+        raise UsageError(f"{source.name} is cut into {source.streams} streams: a batch needs a row for each")
     share = -(-batch_size // process_count)
     rows = _share(share, process_index)
     indices = np.arange(len(source), dtype=np.int32)

@@ -11,7 +11,7 @@ from jaxgen.data import tokenizers
 from jaxgen.data.sources import Rows, Source
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Tokenizer
-from jaxgen.errors import JaxgenError, UsageError, shown
+from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 
 # Streams of a text to evaluate on: each begins without context, so they are few, and always as many.
 EVALUATION_STREAMS = 16
@@ -51,8 +51,10 @@ def make_tokenizer(kind: str, texts: Iterable[Text], vocabulary_size: int, lower
         lowercase: whether words lose their case.
 
     Raises:
-        UsageError: for a vocabulary that is too small.
+        UsageError: for an unknown kind, or a vocabulary that is too small.
     """
+    if kind not in tokenizers.KINDS:
+        raise unknown("tokenizer", kind, tokenizers.KINDS)
     first, *others = texts
     if kind == "words":
         return tokenizers.Words.train(first.documents, vocabulary_size, lowercase)
@@ -157,10 +159,12 @@ class _Windows:
         places = stream[:, None] * self.length + within
         there = (within < self.length) & (places < len(self.tokens) - 1)
         places = np.minimum(places, len(self.tokens) - 2)
-        counted = there.sum(axis=1) * (self.characters / len(self.tokens))
+        # What a document begins with can't be foreseen from the one before.
+        counts = there if self.starts is None else there & ~self.starts[places + 1]
+        counted = counts.sum(axis=1) * (self.characters / len(self.tokens))
         examples = {
             "tokens": np.where(there, self.tokens[places], 0),
-            "labels": np.where(there, self.tokens[places + 1], -1),
+            "labels": np.where(counts, self.tokens[places + 1], -1),
             "stream_start": window == 0,
             "characters": counted.astype(np.float32),
         }

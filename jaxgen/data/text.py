@@ -41,9 +41,13 @@ class Text:
 
 def is_path(name: str) -> bool:
     """Tells whether the name of a text is a path: by its form, or since something lies there that is no known set."""
-    if name.startswith((".", "~", os.sep)) or name.endswith(os.sep) or Path(name).suffix:
+    if name.startswith((".", "~", os.sep)) or name.endswith(os.sep):
         return True
-    return os.path.exists(name) and not builders.known(name)  # noqa: PTH110, pathlib's raises for long names
+    if builders.known(name):
+        return False
+    # pathlib's exists raises for long names.
+    named_as_file = Path(name).suffix and os.path.isdir(Path(name).parent)  # noqa: PTH112
+    return bool(named_as_file) or os.path.exists(name)  # noqa: PTH110
 
 
 def split_names(
@@ -98,19 +102,18 @@ def read(
         JaxgenError: where it can't be had or read, is empty, or has another encoding.
     """
     if is_path(name):
-        documents = _read_files(
-            Path(name).expanduser(), encoding, "surrogateescape" if as_bytes else "strict"
-        )
+        path = absolute(name)
+        documents = _read_files(path, encoding, "surrogateescape" if as_bytes else "strict")
         if split not in _BOUNDS:
             raise UsageError(f"{shown(name)} has the splits train, validation and test, not {split}")
         digest = hashlib.sha256("\0".join(documents).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        return Text(name, split, _part(documents, *_BOUNDS[split]), digest)
+        return Text(str(path), split, _part(documents, *_BOUNDS[split]), digest)
     builder = builders.prepared(name, data_dir, text_key)
     key = text_key(builder, name)
     records = Records(builders.records(builder, name, split), str(builder.data_path))
     try:
         examples = records.read(np.arange(len(records)))
-        documents = tuple(example[key].bytes_list.value[0].decode() for example in examples)
+        documents = _ended([example[key].bytes_list.value[0].decode() for example in examples])
     except Exception as error:
         raise records.damaged(error) from error
     return Text(name, split, documents, str(builder.version))
@@ -145,7 +148,26 @@ def _read_files(path: Path, encoding: str, errors: str) -> tuple[str, ...]:
     documents = [text for file in files if (text := _read_file(file, encoding, errors))]
     if not any(document.strip() for document in documents):
         raise JaxgenError(f"{shown(path)} is empty: there is no text to train on")
-    return tuple(documents)
+    return _ended(documents)
+
+
+def absolute(name: str) -> Path:
+    """Gives where a file or directory lies, as a run must know it that is opened from elsewhere.
+
+    Raises:
+        UsageError: for the home of somebody unknown.
+    """
+    try:
+        return Path(name).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"there is no {name}: {error}") from error
+
+
+def _ended(documents: Sequence[str]) -> tuple[str, ...]:
+    """Gives documents that end with a line, so that none runs on into the next one; a single one is left as it is."""
+    if len(documents) < 2:
+        return tuple(documents)
+    return tuple(document if document.endswith("\n") else f"{document}\n" for document in documents)
 
 
 def _hidden(file: Path, root: Path) -> bool:
@@ -168,6 +190,10 @@ def _read_file(file: Path, encoding: str, errors: str) -> str:
         raise JaxgenError(
             f"{shown(file)} is not {encoding}: byte 0x{content[error.start]:02x} at offset {error.start:,}; name the "
             "right --encoding, such as latin-1, or take --tokenizer bytes"
+        ) from error
+    except UnicodeError as error:  # of encodings that are no encodings of text
+        raise UsageError(
+            f"can't read {shown(file)} as {encoding}: {error}; give another --encoding"
         ) from error
 
 

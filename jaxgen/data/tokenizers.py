@@ -76,8 +76,7 @@ class Characters:
             names = ", ".join(f"{c!r} ({unicodedata.name(c, 'unnamed').lower()})" for c in missing[:5])
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise UsageError(
-                f"the text has characters that the model was not trained on: {names}{more}; "
-                "leave them out (--drop-unknown does)"
+                f"the text has characters that the model was not trained on: {names}{more}; leave them out"
             )
         return np.array([self.numbers[c] for c in text], np.int32)
 
@@ -232,7 +231,11 @@ class Subwords:
         return sorted(numbers, key=numbers.__getitem__)
 
     def encode(self, text: str) -> Ids:
-        """Gives the subwords."""
+        """Gives the subwords; raises UsageError for bytes that are no text."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError("the text has bytes that are no UTF-8: leave them out") from error
         return np.array(self._tokenizer.encode(text).ids, np.int32)
 
     def decode(self, ids: Sequence[int] | Ids) -> str:

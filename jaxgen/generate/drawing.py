@@ -78,25 +78,24 @@ def keep_first(
         return low + (high - low) / 2
 
     def is_open(loop: Any) -> Array:
-        step, low, high, low_weight, high_weight = loop
+        low, high, low_weight, high_weight = loop
         several = high_weight - low_weight >= 1.5 * lightest(high)
-        return (step < 32) & (several & (low < middle(low, high)) & (middle(low, high) < high)).any()
+        return (several & (low < middle(low, high)) & (middle(low, high) < high)).any()
 
     def halve(loop: Any) -> Any:
-        step, low, high, low_weight, high_weight = loop
+        low, high, low_weight, high_weight = loop
         half = middle(low, high)
         weight = weigh(order <= half)
         enough = weight >= least
         low, high = jnp.where(enough, low, half), jnp.where(enough, half, high)
         low_weight = jnp.where(enough, low_weight, weight)
-        return step + 1, low, high, low_weight, jnp.where(enough, weight, high_weight)
+        return low, high, low_weight, jnp.where(enough, weight, high_weight)
 
     start = (
-        jnp.int32(0),
         jnp.full_like(highest, -1),
         highest,
         jnp.zeros_like(highest),
         weigh(order <= highest),
     )
-    last = lax.while_loop(is_open, halve, start)[2]
+    last = lax.while_loop(is_open, halve, start)[1]
     return jnp.where(order <= last, logits, -jnp.inf)

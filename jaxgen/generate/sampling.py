@@ -47,6 +47,8 @@ class Temperature:
 
     def __post_init__(self) -> None:
         _check("temperature", self.value, self.value >= 0, "at least 0")
+        if self.value < 1e-6:  # logits would overflow
+            object.__setattr__(self, "value", 0.0)
 
     def __call__(self, logits: Logits, counts: Counts | None) -> Logits:
         """Divides; 0 leaves the logits as they are, for the sampler to take the highest."""

@@ -61,7 +61,7 @@ class Dropout(nn.Module):
         *batch, features = inputs.shape
         bits = jax.random.bits(self.make_rng("dropout"), (*batch, -(-features // 2)), jnp.uint32)
         halves = jnp.concatenate([bits & 0xFFFF, bits >> 16], axis=-1)[..., :features]
-        least = round(self.rate * 2**16)
+        least = min(round(self.rate * 2**16), 2**16 - 1)
         return jnp.where(halves >= least, inputs / (1 - least / 2**16), 0).astype(inputs.dtype)
 
 

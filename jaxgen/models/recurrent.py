@@ -273,6 +273,8 @@ class Recurrent(nn.Module):
             starts=None if starts is None else jnp.asarray(starts, jnp.float32).T,
         )
         hidden, carries = jnp.swapaxes(jnp.asarray(inputs), 0, 1), []
+        if masks.valid is not None:  # zero times NaN would be NaN in the kernels' gradients
+            hidden = jnp.where(masks.valid[:, :, None] != 0, hidden, 0)
         for layer in range(self.num_layers):
             if layer:
                 hidden = Dropout(self.dropout)(hidden, train=train)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Key
 
 from jaxgen import losses, metrics
+from jaxgen.data.tokenizers import digest
 from jaxgen.errors import UsageError
 from jaxgen.generate.recurrent import RecurrentDecoder
 from jaxgen.metrics import AnyArray, Mean, Metric
@@ -45,6 +46,13 @@ class LanguageModelling:
         example = source[0]
         if "tokens" not in example or "labels" not in example:
             raise UsageError(f"{source.name} is no text: it has {', '.join(example)}, not tokens and labels")
+        if not source.streams and "stream_start" not in example:
+            raise UsageError(
+                f"{source.name} tells of no row whether it goes on: cut a text by jaxgen.data.streams, or give "
+                "stream_start, true where a row begins anew"
+            )
+        if self.tokenizer and source.text is not None and self.tokenizer != digest(source.text.tokenizer):
+            raise UsageError(f"the tokens of {source.name} are of another tokenizer than the task's")
         if source.num_classes > self.model.vocabulary_size:
             raise UsageError(
                 f"{source.name} has {source.num_classes} tokens, but the model knows {self.model.vocabulary_size}"

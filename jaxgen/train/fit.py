@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxgen.config import describe
 from jaxgen.data.description import describe_examples, describe_splits
-from jaxgen.data.pipeline import BatchOrder, with_weights
+from jaxgen.data.pipeline import BatchOrder, order_of, with_weights
 from jaxgen.data.sources import Source, as_source
 from jaxgen.errors import UsageError
 from jaxgen.parallel import check_batch_size, make_mesh, put_state
@@ -101,7 +101,7 @@ def fit(
     if hasattr(task, "check"):
         for source in (train, *splits.values()):
             task.check(source)
-    order = _order(train, batch_size, seed)
+    order = order_of(train, batch_size, seed)
     length = _length(steps, epochs, order)
     _check_positive(
         accumulate=accumulate,
@@ -187,14 +187,6 @@ def _sources(data: Any, validation: Data | None, test: Data | None) -> tuple[Sou
     named = {"validation": validation, "test": test}
     splits = {name: as_source(value, name) for name, value in named.items() if value is not None}
     return as_source(data, "train"), splits
-
-
-def _order(train: Source, batch_size: int, seed: int) -> BatchOrder:
-    if train.streams and batch_size != train.streams:
-        raise UsageError(
-            f"{train.name} is cut into {train.streams} streams: that must be the batch size, not {batch_size}"
-        )
-    return BatchOrder(len(train), batch_size, seed, shuffle=not train.streams)
 
 
 def _length(steps: int | None, epochs: int | None, order: BatchOrder) -> int:

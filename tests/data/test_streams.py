@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data.pipeline import BatchOrder, evaluation_batches
+from jaxgen.data.pipeline import BatchOrder, evaluation_batches, training_batches
 from jaxgen.data.streams import (
     EVALUATION_STREAMS,
     TextFormat,
@@ -83,8 +83,21 @@ def test_documents_starts_are_told_where_asked_for():
     arrays = evaluation_streams(text_of(*documents), given).arrays()
     starts = arrays["document_start"].reshape(-1, EVALUATION_STREAMS, 5).swapaxes(0, 1).reshape(-1)
     there = arrays["labels"].reshape(-1, EVALUATION_STREAMS, 5).swapaxes(0, 1).reshape(-1) >= 0
-    assert np.flatnonzero(starts[there]).tolist() == [0, 7, 8, 38]
+    # Those whose next token is a document's first have no label.
+    assert np.flatnonzero(starts[there]).tolist() == [0, 6, 35]
+    assert there.sum() == sum(map(len, documents)) - 1 - 3
     assert "document_start" not in training_streams(text_of(*documents), FORMAT)[0]
+
+
+def test_loops_of_ones_own_read_streams_in_order():
+    source = training_streams(text_of(letters(100)), FORMAT)
+    batches = list(training_batches(source, 3))
+    order = BatchOrder(len(source), 3, seed=0, shuffle=False)
+    for step, batch in enumerate(batches):
+        np.testing.assert_array_equal(batch["tokens"], source.gather(order(step)[0])["tokens"])
+    for call in (training_batches, evaluation_batches):
+        with pytest.raises(UsageError, match="is cut into 3 streams"):
+            next(call(source, 2))
 
 
 def test_text_that_is_too_short():
@@ -105,6 +118,8 @@ def test_tokenizers_learn_from_the_training_text_but_for_alphabets():
     assert make_tokenizer("characters", texts, 10, True).characters == " abcxy"
     assert set(make_tokenizer("words", texts, 10, True).words) == {"<unk>", "ab", "c"}
     assert make_tokenizer("bytes", texts, 10, True) == Bytes()
+    with pytest.raises(UsageError, match="unknown tokenizer 'word'; did you mean words"):
+        make_tokenizer("word", texts, 10, True)
     assert not any(
         "x" in token and "y" in token for token in make_tokenizer("bpe", texts, 300, True).vocabulary
     )

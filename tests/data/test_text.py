@@ -116,7 +116,15 @@ def test_missing_file_is_told_with_one_of_a_similar_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [("pydocs", False), ("tiny_shakespeare", False), ("a.txt", True), ("./a", True)]
+    ("name", "path"),
+    [
+        ("pydocs", False),
+        ("tiny_shakespeare", False),
+        ("a.txt", True),
+        ("./a", True),
+        ("pydocs:3.11.7", False),
+        ("wikipedia/20230601.en", False),
+    ],
 )
 def test_names_and_paths(name, path):
     assert text.is_path(name) == path

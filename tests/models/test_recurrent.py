@@ -97,6 +97,20 @@ def test_padding_changes_nothing(name, bidirectional):
             )
 
 
+def test_padding_may_hold_anything():
+    model = Recurrent(HIDDEN)
+    inputs, lengths = normal(0, BATCH, TIME, FEATURES), jnp.array([4, 2, 7])
+    variables = jax.jit(model.init)(jax.random.key(0), inputs)
+    padding = jnp.arange(TIME)[:, None] >= lengths[:, None, None]
+
+    @jax.jit
+    def gradient(variables, inputs):
+        return jax.grad(lambda v: model.apply(v, inputs, lengths=lengths)[0].sum())(variables)
+
+    clean, spoilt = (gradient(variables, jnp.where(padding, fill, inputs)) for fill in (0.0, jnp.nan))
+    jax.tree.map(np.testing.assert_array_equal, clean, spoilt)
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_a_sequence_in_two_parts_with_the_carry_is_the_sequence(name):
     model = Recurrent(HIDDEN, name, num_layers=2)
