@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import words_lstm
+from jaxgen.run import run
+
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
@@ -187,10 +190,11 @@ def test_import_touches_no_device_and_loads_nothing_heavy():
 def test_public_names_exist():
     import jaxgen
     import jaxgen.data
+    import jaxgen.generate
     import jaxgen.parallel
     import jaxgen.train
 
-    for package in (jaxgen, jaxgen.train, jaxgen.data, jaxgen.parallel):
+    for package in (jaxgen, jaxgen.train, jaxgen.data, jaxgen.generate, jaxgen.parallel):
         for name in package.__all__:
             assert getattr(package, name) is not None
 
@@ -232,6 +236,15 @@ def test_library_page_runs(run_blocks, capsys):
     assert names["codes"].shape == (3, 8)
     assert names["predicted"]["probabilities"].shape == (3, 10)
     assert Path("runs/perceptron/plots/confusion_matrix.png").exists()
+
+
+def test_page_on_texts_runs(run_blocks, data_dir, capsys):
+    Path("book.txt").write_text("It was the best of times, it was the worst of times.\n" * 200)
+    experiment = words_lstm.EXPERIMENT
+    small = {"data": "book.txt", "sequence_length": 8, "hidden_size": 8, "steps": 3, "data_dir": data_dir}
+    run(experiment, experiment.options(**small, workdir=Path("runs/book")))
+    names = run_blocks("docs/own-text.md")
+    assert len(names["texts"]) == 3 and len(names["tokens"]) == len(names["log_probs"]) == 6
 
 
 def test_readme_commands_are_those_that_are_tested():

@@ -15,8 +15,8 @@ from jaxgen.models.recurrent import Recurrent
 class RecurrentLanguageModel(nn.Module):
     """Predicts each next token from those before it (Mikolov et al. 2010).
 
-    Dropout is of what the recurrent layers give and the dense one (Zaremba et al. 2014), not of the embedding: of single
-    characters it loses more than it gains.
+    Dropout is of what the recurrent layers and the dense one give (Zaremba et al. 2014), not of the embedding: with
+    single characters that loses more than it gains.
 
     Attributes:
         vocabulary_size: tokens.
