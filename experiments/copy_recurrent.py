@@ -1,8 +1,8 @@
-"""What Elman forgets and LSTM keeps: ten symbols to be written down after a hundred steps of nothing.
+"""What Elman forgets and LSTM keeps: five symbols to be written down after a hundred steps of nothing.
 
 python -m experiments.copy_recurrent                       # LSTM
 python -m experiments.copy_recurrent --cell elman          # or gru
-python -m experiments.copy_recurrent --data copy/50/5      # a lag of 50, five symbols
+python -m experiments.copy_recurrent --data copy/50        # a lag of 50
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class Config(TrainConfig):
     """A recurrent net that reads symbols, waits, and writes them."""
 
     data: str = "copy/100"
-    """The data set: copy/LAG, and copy/LAG/SYMBOLS for another number of symbols than ten."""
-    epochs: int = 8
+    """The data set: copy/LAG, and copy/LAG/SYMBOLS for another number of symbols than five."""
+    epochs: int = 2
     """Length of the run, in passes over the training split."""
-    batch_size: int = 128
+    batch_size: int = 32
     """Examples a step, over all devices."""
-    learning_rate: float | None = 3e-3
+    learning_rate: float | None = 1e-2
     """Peak of the learning rate."""
     schedule: str = "cosine"
     """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
@@ -39,8 +39,10 @@ class Config(TrainConfig):
     """Recurrent layers."""
     dropout: float = 0.0
     """Part of a layer's outputs that is dropped in training."""
-    forget_bias: float = 5.0
-    """Bias of an LSTM's forget gates to begin with: about the logarithm of the steps to remember over."""
+    chrono_span: float | None = 1000.0
+    """Steps that a GRU's or LSTM's gates begin to remember over; of an Elman net nothing does."""
+    evaluate_every: int | None = 100
+    """Steps between evaluations. By default an epoch."""
 
 
 def make_task(config: Config, train: Source) -> SequencePrediction:
@@ -52,7 +54,7 @@ def make_task(config: Config, train: Source) -> SequencePrediction:
         cell=config.cell,
         num_layers=config.num_layers,
         dropout=config.dropout,
-        forget_bias=config.forget_bias,
+        chrono_span=config.chrono_span,
     )
     return SequencePrediction(model, "".join(train.class_names))
 
@@ -61,7 +63,7 @@ EXPERIMENT = Experiment(
     name="copy_recurrent",
     config=Config,
     task=make_task,
-    summary="LSTM, GRU or Elman net that remembers over a hundred steps",
+    summary="LSTM, GRU or Elman net that remembers five symbols over a hundred steps",
     data="symbols to copy, made on the spot",
     time="? min on 2 CPU cores",
     reference="?",

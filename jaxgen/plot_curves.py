@@ -16,6 +16,7 @@ _SPLIT_COLOURS = {"train": GREY, "validation": COLOURS[0], "test": COLOURS[1]}
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 # What is measured, not learnt, needs no curve.
 _NO_CURVE = ("steps_per_second", "examples_per_second", "tokens_per_second")
+_SHARES = ("accuracy", "exact")
 _PREFERRED = ("loss", "accuracy", "mse", "r2")
 _MARKERS_UP_TO = 30
 _SMOOTH_ABOVE = 400
@@ -140,7 +141,7 @@ def _finish(axes: Axes, name: str) -> None:
     quantity = name.rpartition("/")[2]
     if quantity == "loss" and len(values) and 0 < 100 * values.min() < values.max():
         axes.set_yscale("log")
-    elif quantity.endswith("accuracy"):
+    elif quantity.endswith(_SHARES):
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -106,6 +106,12 @@ class TestCurves:
     def test_accuracy_in_percent(self):
         assert any(re.fullmatch(r"\d+(\.\d)? %", text) for text in texts(plots.curves(records())))
 
+    def test_sequences_met_exactly_in_percent(self):
+        axes = panel(
+            plots.curves([{"step": 1, "test/exact": 0.25}, {"step": 2, "test/exact": 0.75}]), "exact"
+        )
+        assert axes.yaxis.get_major_formatter()(0.5) == "50 %"
+
 
 class TestCompareCurves:
     def test_evaluated_solid_train_dashed_a_colour_a_run(self):

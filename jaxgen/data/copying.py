@@ -12,7 +12,7 @@ CHARACTERS = "abcdefgh·?"
 """The symbols, the blank and the cue."""
 
 _NAME = re.compile(r"copy(?:/(\d+))?(?:/(\d+))?")
-_LAG, _SYMBOLS = 100, 10
+_LAG, _SYMBOLS = 100, 5
 _EXAMPLES, _TEST_EXAMPLES = 50_000, 2_000
 _KINDS = 8
 _BLANK, _CUE = _KINDS, _KINDS + 1
@@ -29,7 +29,7 @@ def load(name: str, split: str) -> Source:
     An example is `input` int32 [lag + 2 * symbols] and `target` int32 [symbols], in numbers of `CHARACTERS`. The input
     is the target, each symbol one of eight, then lag - 1 blanks, a cue, and as many blanks again as there are symbols:
     the steps at which the target is to be written. The name gives the lag, 100 by default, and the number of symbols,
-    10 by default. No target is in both splits.
+    5 by default. No target is in both splits.
 
     Raises:
         UsageError: for another split than `train` and `test`, a lag out of 1 to 1000, or symbols out of 2 to 20.

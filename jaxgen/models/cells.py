@@ -113,12 +113,17 @@ class LSTM:
     """
 
     forget_bias: float = 1.0
+    chrono_span: float | None = None
     gates: int = 4
     states: tuple[str, ...] = ("hidden", "cell")
 
     def init_bias(self, hidden_size: int) -> Float[Array, " gates_width"]:
-        """Zeros, but for the forget gate's (Jozefowicz et al. 2015)."""
-        return jnp.zeros(4 * hidden_size).at[hidden_size : 2 * hidden_size].set(self.forget_bias)
+        """Zeros, but for the forget gate's (Jozefowicz et al. 2015), or those of `chrono_biases`."""
+        forget, write = jnp.full(hidden_size, self.forget_bias), jnp.zeros(hidden_size)
+        if self.chrono_span is not None:
+            forget = chrono_biases(self.chrono_span, hidden_size)
+            write = -forget
+        return jnp.concatenate([write, forget, jnp.zeros(2 * hidden_size)])
 
     def init_own(self, hidden_size: int) -> dict[str, Array]:
         """None."""
@@ -161,12 +166,16 @@ class GRU:
     x W + h U + b; d is the recurrent bias.
     """
 
+    chrono_span: float | None = None
     gates: int = 3
     states: tuple[str, ...] = ("hidden",)
 
     def init_bias(self, hidden_size: int) -> Float[Array, " gates_width"]:
-        """Zeros."""
-        return jnp.zeros(3 * hidden_size)
+        """Zeros, but for the update gate's where it is one of `chrono_biases`."""
+        bias = jnp.zeros(3 * hidden_size)
+        if self.chrono_span is None:
+            return bias
+        return bias.at[hidden_size : 2 * hidden_size].set(chrono_biases(self.chrono_span, hidden_size))
 
     def init_own(self, hidden_size: int) -> dict[str, Array]:
         """The recurrent bias, zeros."""
@@ -209,6 +218,15 @@ def _sigmoid_or(
     """Gives the hyperbolic tangent of some columns and the sigmoid of the others, (tanh(x / 2) + 1) / 2."""
     scale = np.where(is_tanh, 1, 0.5).astype(np.float32)
     return jnp.tanh(products * scale) * scale + np.where(is_tanh, 0, 0.5).astype(np.float32)
+
+
+def chrono_biases(span: float, hidden_size: int) -> Float[Array, " hidden_size"]:
+    """Gives biases with which gates keep their units for 1 to `span` steps (Tallec & Ollivier 2018, section 3).
+
+    Where the paper draws from log(uniform(1, span - 1)), these are evenly spaced quantiles of that distribution.
+    """
+    quantiles = (jnp.arange(hidden_size) + 0.5) / hidden_size
+    return jnp.log(1 + quantiles * (span - 2))
 
 
 CELLS: dict[str, Callable[..., Cell]] = {"elman": Elman, "gru": GRU, "lstm": LSTM}

@@ -207,6 +207,8 @@ class Recurrent(nn.Module):
             steps of a call (Gal & Ghahramani 2016).
         activation: of Elman cells, `tanh` or `relu`.
         forget_bias: of LSTM cells, to begin with.
+        chrono_span: steps over which GRU and LSTM cells are to remember to begin with, 2 at least; of LSTM cells it
+            takes the place of `forget_bias`. See `jaxgen.models.cells.chrono_biases`.
         layer_norm: whether the products are normalised before the cell (Ba et al. 2016).
         dtype: to compute products in, by name or as a dtype; None is float32. The carry is float32.
 
@@ -224,6 +226,7 @@ class Recurrent(nn.Module):
     forget_bias: float = 1.0
     layer_norm: bool = False
     dtype: Any = None
+    chrono_span: float | None = None
 
     def __post_init__(self) -> None:
         """Refuses impossible values before anything is computed."""
@@ -237,6 +240,8 @@ class Recurrent(nn.Module):
             raise unknown("cell", self.cell, CELLS)
         if self.activation not in ("tanh", "relu"):
             raise unknown("activation", self.activation, ("tanh", "relu"))
+        if self.chrono_span is not None and self.chrono_span < 2:
+            raise UsageError(f"chrono_span is {self.chrono_span}; it must be 2 steps at least")
         self.dtype = dtype_name(self.dtype)
         super().__post_init__()
 
@@ -301,7 +306,8 @@ class Recurrent(nn.Module):
     def _cell(self) -> Cell:
         options: dict[str, dict[str, Any]] = {
             "elman": {"activation": self.activation},
-            "lstm": {"forget_bias": self.forget_bias},
+            "gru": {"chrono_span": self.chrono_span},
+            "lstm": {"forget_bias": self.forget_bias, "chrono_span": self.chrono_span},
         }
         cell: Cell = CELLS[self.cell](**options.get(self.cell, {}))
         return Normalised(cell) if self.layer_norm else cell

@@ -21,7 +21,7 @@ class SequenceReader(nn.Module):
         cell: `elman`, `gru` or `lstm`.
         num_layers: recurrent layers.
         dropout: part of a layer's outputs that is dropped in training, before the next layer and before the logits.
-        forget_bias: of LSTM cells, to begin with.
+        chrono_span: see `Recurrent`.
         dtype: to compute in, by name or as a dtype; None is float32. Parameters and logits are float32.
 
     Raises:
@@ -34,7 +34,7 @@ class SequenceReader(nn.Module):
     cell: str = "lstm"
     num_layers: int = 1
     dropout: float = 0.0
-    forget_bias: float = 1.0
+    chrono_span: float | None = None
     dtype: Any = None
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class SequenceReader(nn.Module):
             self.cell,
             self.num_layers,
             dropout=self.dropout,
-            forget_bias=self.forget_bias,
+            chrono_span=self.chrono_span,
             dtype=self.dtype,
         )
         self.dropped = nn.Dropout(self.dropout)

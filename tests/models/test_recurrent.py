@@ -157,6 +157,20 @@ def test_recurrent_kernels_begin_orthogonal_and_forget_gates_open():
     np.testing.assert_array_equal(params["bias"].reshape(4, HIDDEN).mean(axis=1), [0, 1, 0, 0])
 
 
+@pytest.mark.parametrize(("cell", "kept"), [("lstm", 1), ("gru", 1)])
+def test_chrono_gates_begin_to_keep_over_the_span(cell, kept):
+    """A gate of bias log(n) keeps a part n / (n + 1) a step; the bias of an LSTM's write gate is the opposite."""
+    model = Recurrent(1000, cell, chrono_span=302.0)
+    params = jax.eval_shape(model.init, jax.random.key(0), normal(0, 1, 1, FEATURES))["params"]["layer_0"]
+    bias = model._cell().init_bias(1000)
+    assert bias.shape == params["bias"].shape
+    gates = bias.reshape(-1, 1000)
+    steps = np.exp(gates[kept])
+    np.testing.assert_allclose([steps.min(), np.median(steps), steps.max()], [1.15, 151, 300.85], rtol=1e-3)
+    np.testing.assert_array_equal(gates[0], -gates[1] if cell == "lstm" else 0)
+    np.testing.assert_array_equal(gates[2:], 0)
+
+
 @pytest.mark.parametrize("options", [{"dropout": 0.5, "num_layers": 2}, {"recurrent_dropout": 0.5}])
 def test_dropout_drops_in_training_alone(options):
     model = Recurrent(HIDDEN, **options)
@@ -208,6 +222,7 @@ def test_half_precision_is_near_and_keeps_a_float32_carry():
         (lambda: Recurrent(0), "hidden_size must be positive"),
         (lambda: Recurrent(8, num_layers=0), "num_layers must be positive"),
         (lambda: Recurrent(8, dropout=1.0), "dropout is 1.0"),
+        (lambda: Recurrent(8, chrono_span=1.5), "chrono_span is 1.5; it must be 2 steps at least"),
         (lambda: Recurrent(8, recurrent_dropout=-0.1), "recurrent_dropout is -0.1"),
     ],
 )
