@@ -152,7 +152,7 @@ def pytorch(job: str, option: str, *options: str) -> tuple[Work, float]:
 
         def forward(self, tokens: Any, state: Any) -> tuple[Any, Any]:
             """Gives logits and the state."""
-            hidden, state = self.recurrent(self.embedding(tokens), state)
+            hidden, state = self.recurrent(self.drop(self.embedding(tokens)), state)
             hidden = self.drop(hidden)
             if sizes.dense:
                 hidden = self.drop(torch.relu(self.dense(hidden)))
@@ -219,6 +219,7 @@ def keras(job: str, option: str) -> tuple[Work, float]:
         [
             keras.Input((sizes.length,), dtype="int32"),
             layers.Embedding(sizes.vocabulary, EMBEDDING),
+            layers.Dropout(sizes.dropout),
             kinds[option](sizes.hidden, return_sequences=True),
             layers.Dropout(sizes.dropout),
             *dense,

@@ -24,7 +24,7 @@ class Config(RecurrentConfig):
     batch_size: int = 32
     """Streams that the text is cut into, a part of each a step, over all devices."""
     dropout: float = 0.3
-    """Part of each layer's outputs that is dropped in training."""
+    """Part of each layer's inputs that is dropped in training."""
 
 
 EXPERIMENT = Experiment(

@@ -32,7 +32,7 @@ class Config(RecurrentConfig):
     dense_size: int = 128
     """Units of a layer with ReLU after the recurrent ones; 0 for none."""
     dropout: float = 0.1
-    """Part of each layer's outputs that is dropped in training."""
+    """Part of each layer's inputs that is dropped in training."""
 
 
 EXPERIMENT = Experiment(

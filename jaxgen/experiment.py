@@ -155,7 +155,7 @@ class RecurrentTextConfig(TextConfig):
     dense_size: int = 0
     """Units of a layer with ReLU after the recurrent ones; 0 for none."""
     dropout: float = 0.2
-    """Part of each layer's outputs that is dropped in training."""
+    """Part of each layer's inputs that is dropped in training."""
     recurrent_dropout: float = 0.0
     """Part of the hidden state that is dropped from token to token, the same units at all."""
     layer_norm: bool = False

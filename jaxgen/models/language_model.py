@@ -13,10 +13,7 @@ from jaxgen.models.recurrent import Recurrent
 
 
 class RecurrentLanguageModel(nn.Module):
-    """Predicts each next token from those before it (Mikolov et al. 2010).
-
-    Dropout is of what the recurrent layers and the dense one give (Zaremba et al. 2014), not of the embedding: with
-    single characters that loses more than it gains.
+    """Predicts each next token from those before it (Mikolov et al. 2010; dropout as in Zaremba et al. 2014).
 
     Attributes:
         vocabulary_size: tokens.
@@ -25,7 +22,7 @@ class RecurrentLanguageModel(nn.Module):
         cell: `elman`, `gru` or `lstm`.
         num_layers: recurrent layers.
         dense_size: of a layer with ReLU between the recurrent ones and the last; 0 for none.
-        dropout: part of each recurrent and dense layer's outputs that is dropped in training (rng `dropout`).
+        dropout: part of all layers' inputs that is dropped in training (rng `dropout`).
         recurrent_dropout: part of the hidden state that is dropped from step to step, the same units at all steps.
         layer_norm: whether the cells' products are normalised.
         tied: whether the last layer's weights are the embedding's (Press & Wolf 2017): then what comes before it is
@@ -139,7 +136,7 @@ class RecurrentLanguageModel(nn.Module):
         train: bool = False,
     ) -> tuple[Float[Array, "batch time hidden_size"], tuple[Carry, ...]]:
         """Gives the last recurrent layer's hidden state after each token, and the carry."""
-        embedded = self.embedding(jnp.asarray(tokens))
+        embedded = self.drop(self.embedding(jnp.asarray(tokens)), train=train)
         return self.recurrent(embedded, carry, lengths=lengths, starts=starts, train=train)
 
     def output(self) -> tuple[Float[Array, "width vocabulary_size"], Float[Array, " vocabulary_size"]]:
