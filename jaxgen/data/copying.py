@@ -29,7 +29,8 @@ def load(name: str, split: str) -> Source:
     An example is `input` int32 [lag + 2 * symbols] and `target` int32 [symbols], in numbers of `CHARACTERS`. The input
     is the target, each symbol one of eight, then lag - 1 blanks, a cue, and as many blanks again as there are symbols:
     the steps at which the target is to be written. The name gives the lag, 100 by default, and the number of symbols,
-    5 by default. No target is in both splits.
+    5 by default. No target is in both splits: of 5 symbols there are 29,481 to learn and 2,000 to test, of 10 symbols
+    50,000 and 2,000.
 
     Raises:
         UsageError: for another split than `train` and `test`, a lag out of 1 to 1000, or symbols out of 2 to 20.

@@ -16,7 +16,8 @@ def written(source):
 
 
 @pytest.mark.parametrize(
-    ("name", "lag", "symbols"), [("copy", 100, 10), ("copy/7", 7, 10), ("copy/1/2", 1, 2), ("copy/9/3", 9, 3)]
+    ("name", "lag", "symbols"),
+    [("copy", 100, 5), ("copy/7", 7, 5), ("copy/4/20", 4, 20), ("copy/1/2", 1, 2), ("copy/9/3", 9, 3)],
 )
 def test_each_symbol_is_to_be_written_after_the_lag_and_no_target_is_in_both_splits(name, lag, symbols):
     found = {}
@@ -34,9 +35,9 @@ def test_each_symbol_is_to_be_written_after_the_lag_and_no_target_is_in_both_spl
 
 def test_the_usual_set_has_all_symbols_alike_at_every_place():
     train, test = load("copy/100", "train"), load("copy/100", "test")
-    assert (len(train), len(test)) == (50_000, 2_000)
+    assert (len(train), len(test)) == (29_481, 2_000)
     for place in train.arrays()["target"].T:
-        assert np.bincount(place, minlength=8).min() > 5_800 and place.max() == 7
+        assert np.bincount(place, minlength=8).min() > 3_500 and place.max() == 7
 
 
 def test_it_is_always_the_same_and_of_the_same_symbols_at_every_lag():
