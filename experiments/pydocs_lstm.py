@@ -19,7 +19,7 @@ class Config(RecurrentConfig):
 
     data: str = "pydocs"
     """The text: pydocs or pycode (no network), a tfds set of text, or the path of a file or directory of files."""
-    epochs: int = 40
+    epochs: int = 20
     """Length of the run, in passes over the training text."""
     batch_size: int = 32
     """Streams that the text is cut into, a part of each a step, over all devices."""

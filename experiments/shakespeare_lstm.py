@@ -1,9 +1,10 @@
 """Character language model of Shakespeare's plays: an LSTM whose state is carried along the text.
 
 python -m experiments.shakespeare_lstm                     # one layer of 256, tiny_shakespeare through tfds
-python -m experiments.shakespeare_lstm --preset best       # larger, as good as half an hour allows
 python -m experiments.shakespeare_lstm --cell gru          # or elman
 jaxgen sample runs/shakespeare_lstm/DATE-TIME --prompt "ROMEO:" --temperature 0.8
+
+With the defaults 1.445 nats a character of the validation split, in 24 min on 2 CPU cores beside other work.
 """
 
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="LSTM over characters",
     data="tiny_shakespeare (--data pydocs: no network)",
-    time="x min on 2 CPU cores",
-    reference="x nats a character",
+    time="24 min on 2 CPU cores, beside other work",
+    reference="1.445 nats a character of the validation split",
     smoke={"data": "pydocs"},
 )
 

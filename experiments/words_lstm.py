@@ -4,6 +4,8 @@ python -m experiments.words_lstm                           # Python's language r
 python -m experiments.words_lstm --data FILE.txt           # your own text, a file or a directory of files
 python -m experiments.words_lstm --tokenizer bpe           # nothing is unknown; --vocabulary-size 5000
 jaxgen sample runs/words_lstm/DATE-TIME --prompt "the value of"
+
+With the defaults a validation perplexity of 30.1 (Python 3.11), in 2.5 min on 2 CPU cores beside other work.
 """
 
 from dataclasses import dataclass
@@ -41,8 +43,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="LSTM over words",
     data="Python's language reference (no network), or one's own text",
-    time="x min on 2 CPU cores",
-    reference="perplexity x",
+    time="2.5 min on 2 CPU cores",
+    reference="validation perplexity 30.1",
 )
 
 if __name__ == "__main__":
