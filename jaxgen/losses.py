@@ -114,30 +114,33 @@ def linear_cross_entropy(
 def _head_total(
     settings: tuple[float, float], hidden: Array, kernel: Array, bias: Array, labels: Array, weights: Array
 ) -> Array:
-    def add(total: Array, chunk: Any) -> tuple[Array, None]:
-        return total + _chunk_total(settings, chunk, kernel, bias)[0], None
+    def add(totals: Array, chunk: Any) -> tuple[Array, None]:
+        return totals + _chunk_totals(settings, chunk, kernel, bias)[0], None
 
-    return jax.lax.scan(add, jnp.float32(0), _in_chunks(kernel.shape[1], hidden, labels, weights))[0]
+    zeros = jnp.zeros(len(hidden), jnp.float32)
+    return jax.lax.scan(add, zeros, _in_chunks(kernel.shape[1], hidden, labels, weights))[0].sum()
 
 
 def _head_forwards(
     settings: tuple[float, float], hidden: Array, kernel: Array, bias: Array, labels: Array, weights: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     def add(sums: Any, chunk: Any) -> tuple[Any, Array]:
-        total, of_kernel, of_bias = sums
-        value, of_logits = _chunk_total(settings, chunk, kernel, bias)
+        totals, of_kernel, of_bias = sums
+        values, of_logits = _chunk_totals(settings, chunk, kernel, bias)
         flat = of_logits.astype(hidden.dtype).reshape(-1, kernel.shape[1])
         rows = chunk[0].reshape(-1, kernel.shape[0])
         of_kernel += jnp.matmul(rows.T, flat, preferred_element_type=jnp.float32)
         of_hidden = of_logits.astype(hidden.dtype) @ kernel.T.astype(hidden.dtype)
-        return (total + value, of_kernel, of_bias + of_logits.sum(axis=(0, 1))), of_hidden
+        return (totals + values, of_kernel, of_bias + of_logits.sum(axis=(0, 1))), of_hidden
 
-    zeros = (jnp.float32(0), jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
+    # Totals by row: devices add them up once, behind the loop.
+    rows = jnp.zeros(len(hidden), jnp.float32)
+    zeros = (rows, jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
     chunks = _in_chunks(kernel.shape[1], hidden, labels, weights)
-    (total, of_kernel, of_bias), of_hidden = jax.lax.scan(add, zeros, chunks)
+    (totals, of_kernel, of_bias), of_hidden = jax.lax.scan(add, zeros, chunks)
     batch, time, width = hidden.shape
     of_hidden = jnp.moveaxis(of_hidden, 0, 1).reshape(batch, -1, width)[:, :time]
-    return total, (of_hidden, of_kernel.astype(kernel.dtype), of_bias.astype(bias.dtype))
+    return totals.sum(), (of_hidden, of_kernel.astype(kernel.dtype), of_bias.astype(bias.dtype))
 
 
 def _head_backwards(
@@ -168,10 +171,10 @@ def _in_chunks(vocabulary: int, *arrays: Array) -> tuple[Array, ...]:
     return tuple(map(cut, arrays))
 
 
-def _chunk_total(
+def _chunk_totals(
     settings: tuple[float, float], chunk: tuple[Array, Array, Array], kernel: Array, bias: Array
-) -> tuple[Float[Array, ""], Float[Array, "batch time vocabulary"]]:
-    """Gives a chunk's weighted sum, and its gradient with respect to the logits."""
+) -> tuple[Float[Array, " batch"], Float[Array, "batch time vocabulary"]]:
+    """Gives a chunk's weighted sums by row, and their gradients with respect to the logits."""
     (label_smoothing, z_loss), (hidden, labels, weights) = settings, chunk
     logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32) + bias
     highest = logits.max(axis=-1, keepdims=True)
@@ -181,10 +184,10 @@ def _chunk_total(
     target, chosen = _of_labels(logits, labels)
     mean = label_smoothing * logits.mean(axis=-1) if label_smoothing else 0
     value = log_normalizer - (1 - label_smoothing) * target - mean + z_loss * log_normalizer**2
-    total = jnp.where(weights == 0, 0, weights * value).sum()
+    totals = jnp.where(weights == 0, 0, weights * value).sum(axis=1)
     share = (1 + 2 * z_loss * log_normalizer)[..., None] * powers / sums
     wanted = jnp.where(chosen, 1 - label_smoothing, 0) + label_smoothing / logits.shape[-1]
-    return total, weights[..., None] * (share - wanted)
+    return totals, weights[..., None] * (share - wanted)
 
 
 def _of_labels(

@@ -207,10 +207,9 @@ def _offline(builder: Any) -> str:
     from tensorflow_datasets import features as kinds
 
     features = builder.info.features
-    of_text = isinstance(features, kinds.FeaturesDict) and any(
-        isinstance(feature, kinds.Text) for feature in features.values()
-    )
-    return "pydocs" if of_text else "digits"
+    held = list(features.values()) if isinstance(features, kinds.FeaturesDict) else []
+    with_text, with_images = (any(isinstance(f, kind) for f in held) for kind in (kinds.Text, kinds.Image))
+    return "pydocs" if with_text and not with_images else "digits"
 
 
 def _incomplete(builder: Any, name: str) -> JaxgenError:

@@ -62,6 +62,8 @@ class Cell(Protocol):
     ) -> tuple[dict[str, Array], Carry, Array, Array]:
         """Gives the gradients of params, of the carry before, of `from_inputs` and of `from_hidden`.
 
+        Those of params are by row, [batch, ...]: what is added up over the batch at each step, devices would wait for.
+
         Args:
             params: the cell's own parameters.
             before: the carry that the step began with.
@@ -205,7 +207,7 @@ class GRU:
         of_update = of_hidden * (before["hidden"] - candidate) * update * (1 - update)
         of_recalled = of_candidate * reset
         return (
-            {"recurrent_bias": of_recalled.sum(axis=0)},
+            {"recurrent_bias": of_recalled},
             {"hidden": of_hidden * update},
             jnp.concatenate([of_reset, of_update, of_candidate], axis=-1),
             jnp.concatenate([of_reset, of_update, of_recalled], axis=-1),
@@ -213,8 +215,8 @@ class GRU:
 
 
 def _sigmoid_or(
-    is_tanh: Bool[np.ndarray, " width"], products: Float[Array, "batch width"]
-) -> Float[Array, "batch width"]:
+    is_tanh: Bool[np.ndarray, " width"], products: Float[Array, "*batch width"]
+) -> Float[Array, "*batch width"]:
     """Gives the hyperbolic tangent of some columns and the sigmoid of the others, (tanh(x / 2) + 1) / 2."""
     scale = np.where(is_tanh, 1, 0.5).astype(np.float32)
     return jnp.tanh(products * scale) * scale + np.where(is_tanh, 0, 0.5).astype(np.float32)
@@ -268,9 +270,13 @@ class Normalised:
     def backwards(
         self, params: Params, before: Carry, after: Carry, kept: Any, of_carry: Carry
     ) -> tuple[dict[str, Array], Carry, Array, Array]:
-        """Leaves the derivative to JAX."""
-        _, pull = jax.vjp(lambda *given: self(*given)[0], params, before, *kept)
-        return pull(of_carry)
+        """Leaves the derivative to JAX, row by row."""
+
+        def of_row(before: Carry, kept: Any, of_carry: Carry) -> Any:
+            _, pull = jax.vjp(lambda *given: self(*given)[0], params, before, *kept)
+            return pull(of_carry)
+
+        return jax.vmap(of_row)(before, kept, of_carry)
 
 
 def _normalise(values: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:

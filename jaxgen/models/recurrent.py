@@ -131,7 +131,8 @@ def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry
         products = (of_inputs,) if of_product is of_inputs else (of_inputs, of_product)
         return (_forget(of_before, at_step), jax.tree.map(jnp.add, of_own, of_own_now)), products
 
-    start = (of_last, jax.tree.map(jnp.zeros_like, params["own"]))
+    rows = carry["hidden"].shape[:1]
+    start = (of_last, jax.tree.map(lambda leaf: jnp.zeros(rows + leaf.shape, leaf.dtype), params["own"]))
     told = (before, states, kept, of_hidden, masks.at_steps())
     (of_carry, of_own), products = lax.scan(step, start, told, reverse=True)
     of_inputs, of_products = products[0], products[-1]
@@ -141,7 +142,7 @@ def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry
             _keep(before["hidden"], masks), of_products, params["recurrent_kernel"]
         ),
         "bias": of_inputs.sum(axis=(0, 1)).astype(params["bias"].dtype),
-        "own": of_own,
+        "own": jax.tree.map(lambda leaf: leaf.sum(axis=0), of_own),
     }
     of_inputs = _transposed_product(of_inputs, params["input_kernel"]).astype(inputs.dtype)
     return of_params, of_carry, of_inputs, jax.tree.map(jnp.zeros_like, masks)
@@ -173,8 +174,9 @@ def _transposed_product(gradient: Array, kernel: Array) -> Array:
 
 
 def _sum_of_products(inputs: Array, gradients: Array, kernel: Array) -> Array:
-    inputs, gradients = (a.astype(kernel.dtype).reshape(-1, a.shape[-1]) for a in (inputs, gradients))
-    return inputs.T @ gradients
+    # Over time and batch as they are: made one axis, the batch would be gathered from all devices.
+    inputs, gradients = inputs.astype(kernel.dtype), gradients.astype(kernel.dtype)
+    return lax.dot_general(inputs, gradients, (((0, 1), (0, 1)), ((), ())))
 
 
 def _where_valid(new: Carry, old: Carry, at_step: Mapping[str, Array]) -> Carry:
