@@ -19,6 +19,7 @@ from jaxgen.train.step import make_eval_step
 
 BATCH_SIZE = 256
 _RESIDENT_BYTES = 2**30
+_QUEUE = 4
 
 
 class Evaluator:
@@ -56,6 +57,9 @@ class Evaluator:
             for batch in self._batches(split):
                 metrics, carry = self._step(state, carry, batch)
                 sums.append(metrics)
+                # A long queue of programs that add up over devices can stop on CPUs, each waiting for the others.
+                if len(sums) > _QUEUE:
+                    jax.block_until_ready(sums[-_QUEUE])
             figures.update(read_metrics(sums, split))
         return figures
 
