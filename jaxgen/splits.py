@@ -60,10 +60,10 @@ def _load_texts(config: TextConfig, data_dir: Path | None) -> dict[str, Source]:
         )
     as_bytes = config.tokenizer == "bytes"
     names = text.split_names(config.data, config.train_split, config.test_split, data_dir)
-    texts = {
-        name: text.read(config.data, split, data_dir=data_dir, encoding=config.encoding, as_bytes=as_bytes)
-        for name, split in names.items()
-    }
+    found = text.read_splits(
+        config.data, names.values(), data_dir=data_dir, encoding=config.encoding, as_bytes=as_bytes
+    )
+    texts = dict(zip(names, found, strict=True))
     tokenizer = streams.make_tokenizer(
         config.tokenizer, texts.values(), config.vocabulary_size, config.lowercase
     )

@@ -130,8 +130,7 @@ def kind(builder: Any, name: str) -> tuple[str, str] | None:
     """
     from tensorflow_datasets import features as kinds
 
-    features = builder.info.features
-    known = dict(features.items()) if isinstance(features, kinds.FeaturesDict) else {}
+    known = features_of(builder)
     if {"features", "target"} <= known.keys():
         return None
     keys = builder.info.supervised_keys
@@ -145,9 +144,24 @@ def kind(builder: Any, name: str) -> tuple[str, str] | None:
     )
     if bytes_ and isinstance(label, kinds.ClassLabel) and label.num_classes:
         return keys
-    told = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in known.items())
     raise UsageError(
-        f"{name} is no image-classification set, it has {told or features}: take one with image and label"
+        f"{name} is no image-classification set, it has {told_features(builder)}: take one with image and label"
+    )
+
+
+def features_of(builder: Any) -> dict[str, Any]:
+    """Gives a set's features by key; none where an example is no dict."""
+    from tensorflow_datasets import features as kinds
+
+    features = builder.info.features
+    return dict(features.items()) if isinstance(features, kinds.FeaturesDict) else {}
+
+
+def told_features(builder: Any) -> str:
+    """Tells what an example of a set has."""
+    known = features_of(builder).items()
+    return ", ".join(f"{key} ({type(feature).__name__})" for key, feature in known) or str(
+        builder.info.features
     )
 
 
@@ -206,8 +220,7 @@ def build(builder: Any, name: str, directory: Path, generate: Any = None) -> Any
 def _offline(builder: Any) -> str:
     from tensorflow_datasets import features as kinds
 
-    features = builder.info.features
-    held = list(features.values()) if isinstance(features, kinds.FeaturesDict) else []
+    held = features_of(builder).values()
     with_text, with_images = (any(isinstance(f, kind) for f in held) for kind in (kinds.Text, kinds.Image))
     return "pydocs" if with_text and not with_images else "digits"
 

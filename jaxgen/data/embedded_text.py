@@ -1,5 +1,6 @@
 """Text that comes with every Python, as tfds builders: its language reference and its standard library's source."""
 
+import abc
 import hashlib
 import re
 import sys
@@ -27,8 +28,9 @@ class _PythonText(tfds.core.GeneratorBasedBuilder):
             builder=self, description=self.__doc__, features=tfds.features.FeaturesDict(features)
         )
 
+    @abc.abstractmethod
     def _documents(self) -> dict[str, str]:
-        raise NotImplementedError
+        """Gives the documents by name. Abstract, lest tfds take the class itself for a set."""
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         parts = _split(self._documents())

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def read(
     encoding: str = "utf-8",
     as_bytes: bool = False,
 ) -> Text:
-    """Reads a split of a text.
+    """Reads a split of a text; `read_splits` reads several, and files only once.
 
     Args:
         name: `pydocs` or `pycode`, which come with Python; any tfds set of text; or the path of a file or directory
@@ -101,22 +101,42 @@ def read(
         UsageError: for an unknown set, split or encoding, or a set without text.
         JaxgenError: where it can't be had or read, is empty, or has another encoding.
     """
+    (found,) = read_splits(name, [split], data_dir=data_dir, encoding=encoding, as_bytes=as_bytes)
+    return found
+
+
+def read_splits(
+    name: str,
+    splits: Iterable[str],
+    *,
+    data_dir: Path | str | None = None,
+    encoding: str = "utf-8",
+    as_bytes: bool = False,
+) -> list[Text]:
+    """Reads splits of a text, in the order in which they are named; see `read`."""
     if is_path(name):
         path = absolute(name)
         documents = _read_files(path, encoding, "surrogateescape" if as_bytes else "strict")
-        if split not in _BOUNDS:
-            raise UsageError(f"{shown(name)} has the splits train, validation and test, not {split}")
         digest = hashlib.sha256("\0".join(documents).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        return Text(str(path), split, _part(documents, *_BOUNDS[split]), digest)
+        return [Text(str(path), split, _part(documents, *_bounds(name, split)), digest) for split in splits]
     builder = builders.prepared(name, data_dir, text_key)
+    return [Text(name, split, _read_set(builder, name, split), str(builder.version)) for split in splits]
+
+
+def _bounds(name: str, split: str) -> tuple[float, float]:
+    if split not in _BOUNDS:
+        raise UsageError(f"{shown(name)} has the splits train, validation and test, not {split}")
+    return _BOUNDS[split]
+
+
+def _read_set(builder: Any, name: str, split: str) -> tuple[str, ...]:
     key = text_key(builder, name)
     records = Records(builders.records(builder, name, split), str(builder.data_path))
     try:
         examples = records.read(np.arange(len(records)))
-        documents = _ended([example[key].bytes_list.value[0].decode() for example in examples])
+        return _ended([example[key].bytes_list.value[0].decode() for example in examples])
     except Exception as error:
         raise records.damaged(error) from error
-    return Text(name, split, documents, str(builder.version))
 
 
 def text_key(builder: Any, name: str) -> str:
@@ -127,15 +147,13 @@ def text_key(builder: Any, name: str) -> str:
     """
     from tensorflow_datasets import features as kinds
 
-    features = builder.info.features
-    known = dict(features.items()) if isinstance(features, kinds.FeaturesDict) else {}
-    keys = [key for key, feature in known.items() if isinstance(feature, kinds.Text)]
+    keys = [key for key, feature in builders.features_of(builder).items() if isinstance(feature, kinds.Text)]
     if "text" in keys:
         return "text"
     if len(keys) == 1:
         return keys[0]
-    told = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in known.items())
-    raise UsageError(f"{name} is no set of text, it has {told or features}: take one with a text")
+    told = builders.told_features(builder)
+    raise UsageError(f"{name} is no set of text, it has {told}: take one with a text")
 
 
 def _read_files(path: Path, encoding: str, errors: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Int32
 
 from jaxgen.generate.contract import DecodeOutput
 
@@ -35,7 +35,7 @@ class RecurrentDecoder:
         variables = {"params": params, **model_state}
         features, carry = self._applied(variables, "features", prompt, lengths=prompt_lengths)
         last = jnp.take_along_axis(features, prompt_lengths[:, None, None] - 1, axis=1)[:, 0]
-        return self._output(variables, last), carry
+        return DecodeOutput(self._applied(variables, "logits", last)), carry
 
     def decode_step(
         self, params: Any, model_state: Any, tokens: Int32[Array, " batch"], cache: Any
@@ -43,12 +43,7 @@ class RecurrentDecoder:
         """Reads one more token a row."""
         variables = {"params": params, **model_state}
         features, carry = self._applied(variables, "features", tokens[:, None], cache)
-        return self._output(variables, features[:, 0]), carry
-
-    def _output(self, variables: Any, features: Float[Array, "batch width"]) -> DecodeOutput:
-        kernel, bias = self._applied(variables, "output")
-        logits = jnp.matmul(features, kernel.astype(features.dtype), preferred_element_type=jnp.float32)
-        return DecodeOutput(logits + bias)
+        return DecodeOutput(self._applied(variables, "logits", features[:, 0])), carry
 
     def _applied(self, variables: Any, method: str, *arguments: Any, **options: Any) -> Any:
         return self.model.apply(variables, *arguments, method=method, **options)

@@ -104,9 +104,13 @@ class RecurrentLanguageModel(nn.Module):
             train: whether dropout drops.
         """
         features, carry = self.features(tokens, carry, lengths=lengths, train=train)
+        return self.logits(features), carry
+
+    def logits(self, features: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary_size"]:
+        """Gives float32 logits from what `features` gave."""
         kernel, bias = self.output()
         logits = jnp.matmul(features, kernel.astype(features.dtype), preferred_element_type=jnp.float32)
-        return logits + bias, carry
+        return logits + bias
 
     def features(
         self,

@@ -67,7 +67,7 @@ def recur_plainly(
         inputs, at_step = now
         before = _forget(carry, at_step)
         from_inputs = _from_inputs(params, inputs)
-        from_hidden = _from_hidden(params, _keep(before["hidden"], masks))
+        from_hidden = _product(_keep(before["hidden"], masks), params["recurrent_kernel"])
         after, _ = cell(params["own"], before, from_inputs, from_hidden)
         carry = _where_valid(after, before, at_step)
         return carry, carry["hidden"]
@@ -124,8 +124,7 @@ def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry
         of_own_now, of_before, of_inputs, of_product = cell.backwards(
             params["own"], before, after, kept, _where_valid(of_carry, nothing, at_step)
         )
-        of_recurrent = (of_product.astype(transposed.dtype) @ transposed).astype(jnp.float32)
-        of_before["hidden"] += _keep(of_recurrent, masks)
+        of_before["hidden"] += _keep(_product(of_product, transposed), masks)
         if "valid" in at_step:
             of_before = jax.tree.map(jnp.add, of_before, _where_valid(nothing, of_carry, at_step))
         products = (of_inputs,) if of_product is of_inputs else (of_inputs, of_product)
@@ -144,7 +143,7 @@ def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry
         "bias": of_inputs.sum(axis=(0, 1)).astype(params["bias"].dtype),
         "own": jax.tree.map(lambda leaf: leaf.sum(axis=0), of_own),
     }
-    of_inputs = _transposed_product(of_inputs, params["input_kernel"]).astype(inputs.dtype)
+    of_inputs = _product(of_inputs, params["input_kernel"].T).astype(inputs.dtype)
     return of_params, of_carry, of_inputs, jax.tree.map(jnp.zeros_like, masks)
 
 
@@ -152,13 +151,14 @@ recur.defvjp(_recur_forwards, _recur_backwards)
 
 
 def _from_inputs(params: Params, inputs: Float[Array, "*batch features"]) -> Float[Array, "*batch width"]:
-    kernel = params["input_kernel"]
-    return (inputs.astype(kernel.dtype) @ kernel).astype(jnp.float32) + params["bias"]
+    return _product(inputs, params["input_kernel"]) + params["bias"]
 
 
-def _from_hidden(params: Params, hidden: Float[Array, "*batch hidden"]) -> Float[Array, "*batch width"]:
-    kernel = params["recurrent_kernel"]
-    return (hidden.astype(kernel.dtype) @ kernel).astype(jnp.float32)
+def _product(
+    array: Float[Array, "*batch rows"], kernel: Float[Array, "rows columns"]
+) -> Float[Array, "*batch columns"]:
+    """Multiplies in the kernel's dtype, and gives float32."""
+    return (array.astype(kernel.dtype) @ kernel).astype(jnp.float32)
 
 
 def _by_columns(
@@ -167,10 +167,6 @@ def _by_columns(
     """Makes the recurrent product with a kernel that is transposed: wide rows, read row by row, collide in caches."""
     product = lax.dot_general(hidden.astype(transposed.dtype), transposed, (((1,), (1,)), ((), ())))
     return product.astype(jnp.float32)
-
-
-def _transposed_product(gradient: Array, kernel: Array) -> Array:
-    return (gradient.astype(kernel.dtype) @ kernel.T).astype(jnp.float32)
 
 
 def _sum_of_products(inputs: Array, gradients: Array, kernel: Array) -> Array:

@@ -79,7 +79,8 @@ class LanguageModelling:
             rngs={"dropout": context.block_rng()} if context.train else {},
         )
         features, carry = outputs
-        kernel, bias = head_of(self.model, params)
+        head: Any = self.model.apply({"params": params}, method="output")
+        kernel, bias = head
         counted = (labels >= 0).astype(jnp.float32)
         weights = metrics.spread(batch["weight"], labels.shape) * counted if "weight" in batch else counted
         nats = losses.linear_cross_entropy(features, kernel, bias, labels, weights)
@@ -97,12 +98,6 @@ class LanguageModelling:
     def decoder(self) -> RecurrentDecoder:
         """What `jaxgen.generate` writes with."""
         return RecurrentDecoder(self.model)
-
-
-def head_of(model: nn.Module, params: Params) -> tuple[Array, Array]:
-    """Gives the kernel and bias of a language model's last layer."""
-    head: Any = model.apply({"params": params}, method="output")
-    return head
 
 
 def _begin_anew(where: Array, carry: Any, initial: Any) -> Any:
