@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,16 @@ def take_turns(workers: list[Worker], steps: int, rounds: int) -> np.ndarray:
     for worker in workers:
         worker.stop()
     return seconds
+
+
+def standings(workers: list[Worker], rates: np.ndarray) -> Iterator[tuple[str, float, float]]:
+    """Gives each one's name, its median rate, and the median of the first one's rate divided by its own."""
+    for column, worker in enumerate(workers):
+        yield (
+            worker.name,
+            float(np.median(rates[:, column])),
+            float(np.median(rates[:, 0] / rates[:, column])),
+        )
 
 
 def machine() -> str:

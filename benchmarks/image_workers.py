@@ -8,11 +8,12 @@ it has compiled; then it reads numbers of steps, a line each, takes them, and pr
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+
+from benchmarks.serving import Work, jax_peak, jaxgen_training, serve, torch_peak
 
 BATCH_SIZES = {"fnn": 64, "cnn": 32}
 CONTENDERS = {
@@ -26,63 +27,25 @@ CONTENDERS = {
         "keras",
     ),
 }
-_PEAK_SIZE = 2048
 _SHUFFLED = 10_000  # examples that the bare loops go round in
 
-Train = Callable[[int], None]
 
-
-def peak(multiply: Callable[[], None]) -> float:
-    """Gives the best of several multiplications of square matrices, in FLOP/s."""
-    best = float("inf")
-    for _ in range(6):
-        start = time.perf_counter()
-        multiply()
-        best = min(best, time.perf_counter() - start)
-    return 2 * _PEAK_SIZE**3 / best
-
-
-def jaxgen(network: str, data: dict[str, np.ndarray]) -> tuple[Train, float]:
+def jaxgen(network: str, data: dict[str, np.ndarray]) -> tuple[Work, float]:
     """The experiments' step and feed, the set on the device."""
-    import jax
-    import jax.numpy as jnp
-    import optax
-
-    from jaxgen import ConvNet, FeedForward, ImageClassification, TrainState, make_train_step
-    from jaxgen.data import BatchOrder, from_arrays
+    from jaxgen import ConvNet, FeedForward, ImageClassification
+    from jaxgen.data import from_arrays
     from jaxgen.memory import keep_freed_memory
-    from jaxgen.parallel import make_mesh, put_state
-    from jaxgen.train.feed import ResidentFeed
 
     keep_freed_memory()
     model = FeedForward() if network == "fnn" else ConvNet()
     task = ImageClassification(model, pixel_range=(-1.0, 1.0) if network == "fnn" else (0.0, 1.0))
     source = from_arrays({name: data[name] for name in ("image", "label")})
-    order = BatchOrder(len(source), BATCH_SIZES[network], seed=0)
-    mesh = make_mesh()
     # As `fit` chooses: convolutions run one step a call on CPUs, other nets as many as between reports.
-    feed = ResidentFeed(source, order, mesh, steps_per_call=100 if network == "fnn" else 1)
-    optimizer = optax.adam(1e-3)
-    state = TrainState.create(task, optimizer, jax.random.key(0), source.gather(order(0)[0]))
-    state = put_state(state, mesh)
-    run = feed.bind(make_train_step(task.loss, optimizer), state)
-    position = 0
-
-    def train(steps: int) -> None:
-        nonlocal state, position
-        end = position + steps
-        while position < end:
-            count = min(feed.steps_per_call, end - position)
-            state, _ = run(state, position, count)
-            position += count
-        jax.block_until_ready(state.params)
-
-    square = jnp.ones((_PEAK_SIZE, _PEAK_SIZE))
-    multiply = jax.jit(lambda a: a @ a)
-    return train, peak(lambda: multiply(square).block_until_ready())
+    train = jaxgen_training(task, source, BATCH_SIZES[network], 100 if network == "fnn" else 1)
+    return train, jax_peak()
 
 
-def pytorch(network: str, data: dict[str, np.ndarray], *options: str) -> tuple[Train, float]:
+def pytorch(network: str, data: dict[str, np.ndarray], *options: str) -> tuple[Work, float]:
     """The usual loop without a DataLoader: slices of tensors that lie in memory."""
     import torch
     from torch import nn
@@ -105,11 +68,10 @@ def pytorch(network: str, data: dict[str, np.ndarray], *options: str) -> tuple[T
             cross_entropy(forward(images[rows]), labels[rows]).backward()
             optimizer.step()
 
-    square = torch.ones(_PEAK_SIZE, _PEAK_SIZE)
-    return train, peak(lambda: square @ square)
+    return train, torch_peak()
 
 
-def keras(network: str, data: dict[str, np.ndarray]) -> tuple[Train, float]:
+def keras(network: str, data: dict[str, np.ndarray]) -> tuple[Work, float]:
     """`fit`, on the backend that KERAS_BACKEND names; by default JAX's."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     import keras
@@ -146,14 +108,8 @@ def main(contender: str, network: str, path: str) -> None:
     name, *options = contender.split("-")
     with np.load(path) as stored:
         data = dict(stored)
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
-    train, found = {"jaxgen": jaxgen, "pytorch": pytorch, "keras": keras}[name](network, data, *options)
-    train(100)
-    print(found, file=answers, flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        train(int(line))
-        print(time.perf_counter() - start, file=answers, flush=True)
+    make = {"jaxgen": jaxgen, "pytorch": pytorch, "keras": keras}[name]
+    serve(lambda: make(network, data, *options), warm_up=100)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contest import Worker, machine, take_turns
+from benchmarks.contest import Worker, machine, standings, take_turns
 from benchmarks.image_workers import BATCH_SIZES, CONTENDERS
 from jaxgen.data import load
 
@@ -45,9 +45,8 @@ def compare_throughput(network: str, data: Path, rounds: int) -> Table:
     flops = 2 * (2 * first + 3 * rest)
     columns = ("examples/s", "jaxgen / this", "of the matmul peak")
     table = Table("", *columns, title=f"{network}, batch {batch_size}, {rounds} rounds of {steps} steps")
-    for column, worker in enumerate(workers):
-        rate, ratio = np.median(rates[:, column]), np.median(rates[:, 0] / rates[:, column])
-        table.add_row(worker.name, f"{rate:,.0f}", f"{ratio:.2f}", f"{100 * rate * flops / peak:.0f} %")
+    for name, rate, ratio in standings(workers, rates):
+        table.add_row(name, f"{rate:,.0f}", f"{ratio:.2f}", f"{100 * rate * flops / peak:.0f} %")
     return table
 
 

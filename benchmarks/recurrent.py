@@ -16,7 +16,7 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contest import Worker, machine, take_turns
+from benchmarks.contest import Worker, machine, standings, take_turns
 from benchmarks.recurrent_workers import SIZES, STREAMS
 from jaxgen.losses import linear_cross_entropy
 
@@ -36,9 +36,8 @@ def compare_training(model: str, cell: str, rounds: int) -> Table:
     of_peak = 6 * products / np.nanmax([worker.peak for worker in workers])
     title = f"{model}, {cell}, {STREAMS} x {SIZES[model].length} tokens, {rounds} rounds of {_STEPS} steps"
     table = Table("", "tokens/s", "jaxgen / this", "of the matmul peak", title=title)
-    for column, worker in enumerate(workers):
-        rate, ratio = np.median(rates[:, column]), np.median(rates[:, 0] / rates[:, column])
-        table.add_row(worker.name, f"{rate:,.0f}", f"{ratio:.2f}", f"{100 * rate * of_peak:.0f} %")
+    for name, rate, ratio in standings(workers, rates):
+        table.add_row(name, f"{rate:,.0f}", f"{ratio:.2f}", f"{100 * rate * of_peak:.0f} %")
     return table
 
 
@@ -55,9 +54,8 @@ def compare_writing(batch_size: int, rounds: int) -> Table:
         "jaxgen / this",
         title=f"LSTM writes {batch_size} x {_NEW_TOKENS} tokens, {rounds} rounds",
     )
-    for column, worker in enumerate(workers):
-        rate, ratio = np.median(rates[:, column]), np.median(rates[:, 0] / rates[:, column])
-        table.add_row(worker.name, f"{rate:,.0f}", f"{ratio:.1f}")
+    for name, rate, ratio in standings(workers, rates):
+        table.add_row(name, f"{rate:,.0f}", f"{ratio:.1f}")
     return table
 
 

@@ -10,20 +10,16 @@ took.
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from benchmarks.image_workers import peak
+from benchmarks.serving import Work, jax_peak, jaxgen_training, serve, torch_peak
 
 STREAMS, EMBEDDING = 64, 64
-_PEAK_SIZE = 2048
 _BATCHES = 50  # of text that training goes round in
-
-Work = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
@@ -59,9 +55,6 @@ def _tokens(sizes: Sizes) -> np.ndarray:
 
 def jaxgen(job: str, option: str) -> tuple[Work, float]:
     """The experiment's step and feed, or its decoding loop."""
-    import jax
-    import jax.numpy as jnp
-
     from jaxgen.memory import keep_freed_memory
     from jaxgen.models import RecurrentLanguageModel
     from jaxgen.tasks import LanguageModelling
@@ -72,45 +65,18 @@ def jaxgen(job: str, option: str) -> tuple[Work, float]:
         sizes.vocabulary, EMBEDDING, sizes.hidden, cell, dense_size=sizes.dense, dropout=sizes.dropout
     )
     task = LanguageModelling(model)
-    square = jnp.ones((_PEAK_SIZE, _PEAK_SIZE))
-    multiply = jax.jit(lambda a: a @ a)
-    found = peak(lambda: multiply(square).block_until_ready())
-    return (_write(task, int(option)) if job == "write" else _train(task, sizes)), found
+    return (_write(task, int(option)) if job == "write" else _train(task, sizes)), jax_peak()
 
 
 def _train(task: Any, sizes: Sizes) -> Work:
-    import jax
-    import optax
-
-    from jaxgen import TrainState, make_train_step
-    from jaxgen.data import BatchOrder
     from jaxgen.data.streams import TextFormat, training_streams
     from jaxgen.data.text import Text
     from jaxgen.data.tokenizers import Words
-    from jaxgen.parallel import make_mesh, put_state
-    from jaxgen.train.feed import ResidentFeed
 
     words = Words(tuple(f"w{number}" for number in range(sizes.vocabulary)))
     text = Text("made up", "train", (" ".join(words.words[token] for token in _tokens(sizes)),), "1")
     source = training_streams(text, TextFormat(words, sizes.length, STREAMS))
-    order = BatchOrder(len(source), STREAMS, seed=0, shuffle=False)
-    mesh = make_mesh()
-    feed = ResidentFeed(source, order, mesh, steps_per_call=5)
-    optimizer = optax.adam(1e-3)
-    state = put_state(TrainState.create(task, optimizer, jax.random.key(0), source.gather(order(0)[0])), mesh)
-    run = feed.bind(make_train_step(task.loss, optimizer), state)
-    position = 0
-
-    def train(steps: int) -> None:
-        nonlocal state, position
-        end = position + steps
-        while position < end:
-            count = min(feed.steps_per_call, end - position)
-            state, _ = run(state, position, count)
-            position += count
-        jax.block_until_ready(state.params)
-
-    return train
+    return jaxgen_training(task, source, STREAMS, steps_per_call=5)
 
 
 def _write(task: Any, batch_size: int) -> Work:
@@ -160,8 +126,7 @@ def pytorch(job: str, option: str, *options: str) -> tuple[Work, float]:
 
     model: Any = Model("lstm" if job == "write" else option)
     forward = torch.compile(model) if "compiled" in options else model
-    square = torch.ones(_PEAK_SIZE, _PEAK_SIZE)
-    found = peak(lambda: square @ square)
+    found = torch_peak()
     if job == "write":
         model.eval()
         return _torch_writing(forward, int(option)), found
@@ -241,19 +206,12 @@ def main(contender: str, job: str) -> None:
     """Serves one contender."""
     name, *options = contender.split("-")
     kind, option = job.split("-")
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
     makers: dict[str, Callable[..., tuple[Work, float]]] = {
         "jaxgen": jaxgen,
         "pytorch": pytorch,
         "keras": keras,
     }
-    work, found = makers[name](kind, option, *options)
-    work(256 if kind == "write" else 10)
-    print(found, file=answers, flush=True)
-    for line in sys.stdin:
-        start = time.perf_counter()
-        work(int(line))
-        print(time.perf_counter() - start, file=answers, flush=True)
+    serve(lambda: makers[name](kind, option, *options), warm_up=256 if kind == "write" else 10)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""What the contenders' processes have in common: the peak of a matrix product, jaxgen's training, and taking orders."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+PEAK_SIZE = 2048
+
+Work = Callable[[int], Any]
+
+
+def peak(multiply: Callable[[], Any]) -> float:
+    """Gives the best of several multiplications of square matrices, in FLOP/s."""
+    best = float("inf")
+    for _ in range(6):
+        start = time.perf_counter()
+        multiply()
+        best = min(best, time.perf_counter() - start)
+    return 2 * PEAK_SIZE**3 / best
+
+
+def jax_peak() -> float:
+    """Gives XLA's."""
+    import jax
+    import jax.numpy as jnp
+
+    square = jnp.ones((PEAK_SIZE, PEAK_SIZE))
+    multiply = jax.jit(lambda a: a @ a)
+    return peak(lambda: multiply(square).block_until_ready())
+
+
+def torch_peak() -> float:
+    """Gives PyTorch's."""
+    import torch
+
+    square = torch.ones(PEAK_SIZE, PEAK_SIZE)
+    return peak(lambda: square @ square)
+
+
+def jaxgen_training(task: Any, source: Any, batch_size: int, steps_per_call: int) -> Work:
+    """Makes what trains a task by Adam as `fit` does, the set on the device."""
+    import jax
+    import optax
+
+    from jaxgen import TrainState, make_train_step
+    from jaxgen.data.pipeline import order_of
+    from jaxgen.parallel import make_mesh, put_state
+    from jaxgen.train.feed import ResidentFeed
+
+    order = order_of(source, batch_size, seed=0)
+    mesh = make_mesh()
+    feed = ResidentFeed(source, order, mesh, steps_per_call)
+    optimizer = optax.adam(1e-3)
+    state = TrainState.create(task, optimizer, jax.random.key(0), source.gather(order(0)[0]))
+    state = put_state(state, mesh)
+    run = feed.bind(make_train_step(task.loss, optimizer), state)
+    position = 0
+
+    def train(steps: int) -> None:
+        nonlocal state, position
+        end = position + steps
+        while position < end:
+            count = min(feed.steps_per_call, end - position)
+            state, _ = run(state, position, count)
+            position += count
+        jax.block_until_ready(state.params)
+
+    return train
+
+
+def serve(make: Callable[[], tuple[Work, float]], warm_up: int) -> None:
+    """Makes a contender, warms it up, prints its peak, and then the seconds of each number of steps that it reads."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
+    work, found = make()
+    work(warm_up)
+    print(found, file=answers, flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        work(int(line))
+        print(time.perf_counter() - start, file=answers, flush=True)
