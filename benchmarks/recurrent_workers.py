@@ -57,9 +57,12 @@ def jaxgen(job: str, option: str) -> tuple[Work, float]:
     """The experiment's step and feed, or its decoding loop."""
     from jaxgen.memory import keep_freed_memory
     from jaxgen.models import RecurrentLanguageModel
+    from jaxgen.parallel import split_host
     from jaxgen.tasks import LanguageModelling
 
     keep_freed_memory()
+    if job != "write":
+        split_host(STREAMS)  # as the command line does
     sizes, cell = SIZES.get(job, SIZES["words"]), "lstm" if job == "write" else option
     model = RecurrentLanguageModel(
         sizes.vocabulary, EMBEDDING, sizes.hidden, cell, dense_size=sizes.dense, dropout=sizes.dropout

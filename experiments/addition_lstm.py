@@ -67,6 +67,7 @@ EXPERIMENT = Experiment(
     reference="99.90 % of the answers exact (seed 0)",
     needs=("input", "target"),
     smoke={"data": "addition/2"},
+    split_host=True,
 )
 
 if __name__ == "__main__":

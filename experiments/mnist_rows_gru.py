@@ -74,6 +74,7 @@ EXPERIMENT = Experiment(
     needs=("image", "label"),
     smoke={"data": "digits"},
     recipes={"digits": {"epochs": 40}},
+    split_host=True,
 )
 
 if __name__ == "__main__":

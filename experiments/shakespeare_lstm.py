@@ -59,6 +59,7 @@ EXPERIMENT = Experiment(
     time="24 min on 2 CPU cores, beside other work",
     reference="1.445 nats a character of the validation split",
     smoke={"data": "pydocs"},
+    split_host=True,
 )
 
 if __name__ == "__main__":

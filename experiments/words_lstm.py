@@ -45,6 +45,7 @@ EXPERIMENT = Experiment(
     data="Python's language reference (no network), or one's own text",
     time="2.5 min on 2 CPU cores",
     reference="validation perplexity 30.1",
+    split_host=True,
 )
 
 if __name__ == "__main__":

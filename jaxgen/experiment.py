@@ -182,6 +182,7 @@ class Experiment:
         presets: other defaults of the options, by name, for `--preset`; complete ones, so that they take the
             place of the data set's recipe.
         baselines: simple rivals' figures on the test split, from (train, test) arrays.
+        split_host: whether a CPU is split into devices that share each batch; see `jaxgen.parallel.split_host`.
     """
 
     name: str
@@ -196,6 +197,7 @@ class Experiment:
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     baselines: Callable[[Any, Any], dict[str, float]] | None = None
+    split_host: bool = False
 
     def options(self, **given: Any) -> TrainConfig:
         """Gives the options: what is given, else a trial run's, the preset's or the data set's, else the usual ones.

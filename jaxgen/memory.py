@@ -4,7 +4,7 @@ import ctypes
 import platform
 
 # From glibc's malloc.h.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
@@ -18,3 +18,5 @@ def keep_freed_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_MAX, 0)
         library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        # Arenas of threads end at 64 MiB, and take what is larger from the system in any case.
+        library.mallopt(_ARENA_MAX, 1)

@@ -109,6 +109,8 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     """
     from jaxgen import parallel
 
+    if experiment.split_host:
+        parallel.split_host(config.batch_size)
     parallel.initialize()
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
     of_text = isinstance(config, TextConfig)

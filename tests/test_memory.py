@@ -4,6 +4,8 @@ import platform
 import subprocess
 import sys
 
+import pytest
+
 from jaxgen import memory
 
 MEASURE = """
@@ -16,22 +18,31 @@ def resident():
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
+def use():
+    block = np.ones(2**24)
+
 before = resident()
-block = np.ones(2**24)
-del block
+if sys.argv[2] == "thread":
+    import threading
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+else:
+    use()
 print(resident() - before > 2**26)
 """
 
 
-def measure(choice):
+def measure(choice, where):
     return subprocess.run(
-        [sys.executable, "-c", MEASURE, choice], capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEASURE, choice, where], capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
-def test_freed_memory_stays_where_the_c_library_is_glibc():
-    assert measure("leave") == "False"
-    assert measure("keep") == str(platform.libc_ver()[0] == "glibc")
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_freed_memory_stays_where_the_c_library_is_glibc(where):
+    assert measure("leave", where) == "False"
+    assert measure("keep", where) == str(platform.libc_ver()[0] == "glibc")
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):

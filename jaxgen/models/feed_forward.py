@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Shaped
 from jaxgen.metrics import AnyArray
 from jaxgen.models.layers import (
     BatchNorm,
+    Dropout,
     activation_function,
     check_dropout,
     check_sizes,
@@ -77,7 +78,7 @@ class FeedForward(nn.Module):
                 norm = BatchNorm(axis_name=self.axis_name, name=f"norm_{layer}")
                 hidden = norm(hidden, train=train, mask=mask)
             hidden = activation_function(self.activation)(hidden)
-            hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
+            hidden = Dropout(self.dropout)(hidden, train=train)
         return self._dense(self.num_classes, "output")(hidden).astype(jnp.float32)
 
     def _dense(self, width: int, name: str) -> nn.Dense:

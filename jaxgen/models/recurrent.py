@@ -66,7 +66,7 @@ def recur_plainly(
     def step(carry: Carry, now: tuple[Array, dict[str, Array]]) -> tuple[Carry, Array]:
         inputs, at_step = now
         before = _forget(carry, at_step)
-        from_inputs = _from_inputs(params, inputs)
+        from_inputs = _product(inputs, params["input_kernel"]) + params["bias"]
         from_hidden = _product(_keep(before["hidden"], masks), params["recurrent_kernel"])
         after, _ = cell(params["own"], before, from_inputs, from_hidden)
         carry = _where_valid(after, before, at_step)
@@ -102,11 +102,11 @@ def _recur_forwards(
         from_inputs, at_step = now
         before = _forget(carry, at_step)
         from_hidden = _by_columns(_keep(before["hidden"], masks), transposed)
-        after, kept = cell(params["own"], before, from_inputs, from_hidden)
+        after, kept = cell(params["own"], before, from_inputs + params["bias"], from_hidden)
         carry = _where_valid(after, before, at_step)
         return carry, (carry, kept)
 
-    last, (states, kept) = lax.scan(step, carry, (_from_inputs(params, inputs), masks.at_steps()))
+    last, (states, kept) = lax.scan(step, carry, (_product(inputs, params["input_kernel"]), masks.at_steps()))
     return (states["hidden"], last), (params, carry, inputs, masks, states, kept)
 
 
@@ -148,10 +148,6 @@ def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry
 
 
 recur.defvjp(_recur_forwards, _recur_backwards)
-
-
-def _from_inputs(params: Params, inputs: Float[Array, "*batch features"]) -> Float[Array, "*batch width"]:
-    return _product(inputs, params["input_kernel"]) + params["bias"]
 
 
 def _product(
@@ -339,7 +335,7 @@ class _Layer(nn.Module):
             own["bias"], bias = bias, jnp.zeros(width)
         if train and self.recurrent_dropout:
             ones = jnp.ones((inputs.shape[1], size))
-            masks = masks._replace(kept=nn.Dropout(self.recurrent_dropout, deterministic=False)(ones))
+            masks = masks._replace(kept=Dropout(self.recurrent_dropout)(ones, train=True))
         params = {
             "input_kernel": input_kernel.astype(dtype),
             "recurrent_kernel": recurrent_kernel.astype(dtype),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from jaxgen.metrics import AnyArray
-from jaxgen.models.layers import check_dropout, check_sizes, dtype_name, kernel_init
+from jaxgen.models.layers import Dropout, check_dropout, check_sizes, dtype_name, kernel_init
 from jaxgen.models.recurrent import Recurrent
 
 
@@ -77,6 +77,6 @@ class RowReader(nn.Module):
         _, carry = layers(rows, train=train)
         last = carry[-2:] if self.bidirectional else carry[-1:]
         features = jnp.concatenate([state["hidden"] for state in last], axis=-1)
-        features = nn.Dropout(self.dropout, deterministic=not train)(features)
+        features = Dropout(self.dropout)(features, train=train)
         dense = nn.Dense(self.num_classes, dtype=self.dtype, kernel_init=kernel_init, name="output")
         return dense(features).astype(jnp.float32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from jaxgen.metrics import AnyArray
-from jaxgen.models.layers import check_dropout, check_sizes, dtype_name, kernel_init
+from jaxgen.models.layers import Dropout, check_dropout, check_sizes, dtype_name, kernel_init
 from jaxgen.models.recurrent import Recurrent
 
 
@@ -64,7 +64,7 @@ class SequenceNet(nn.Module):
             inputs
         )
         _, carry = Recurrent(self.hidden_size, **options, name="encoder")(embedded, train=train)
-        state = nn.Dropout(self.dropout, deterministic=not train)(carry[-1]["hidden"])
+        state = Dropout(self.dropout)(carry[-1]["hidden"], train=train)
         repeated = jnp.repeat(state[:, None], self.output_length, axis=1)
         written, _ = Recurrent(self.hidden_size, **options, name="decoder")(repeated, train=train)
         dense = nn.Dense(self.vocabulary_size, dtype=self.dtype, kernel_init=kernel_init, name="output")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from jaxgen.metrics import AnyArray
-from jaxgen.models.layers import check_dropout, check_sizes, dtype_name, kernel_init
+from jaxgen.models.layers import Dropout, check_dropout, check_sizes, dtype_name, kernel_init
 from jaxgen.models.recurrent import Recurrent
 
 
@@ -59,7 +59,7 @@ class SequenceReader(nn.Module):
             chrono_span=self.chrono_span,
             dtype=self.dtype,
         )
-        self.dropped = nn.Dropout(self.dropout)
+        self.dropped = Dropout(self.dropout)
         self.output = nn.Dense(self.vocabulary_size, dtype=self.dtype, kernel_init=kernel_init)
 
     def __call__(
@@ -72,7 +72,7 @@ class SequenceReader(nn.Module):
             train: whether dropout drops.
         """
         hidden = self.read(self.embed(inputs), train=train)
-        written = self.dropped(hidden[:, -self.output_length :], deterministic=not train)
+        written = self.dropped(hidden[:, -self.output_length :], train=train)
         return self.output(written).astype(jnp.float32)
 
     def embed(self, inputs: Integer[AnyArray, "batch time"]) -> Float[Array, "batch time hidden_size"]:

@@ -12,6 +12,7 @@ _NAMES = {
     "pmap_step": "jaxgen.parallel.pmap",
     "put_batch": "jaxgen.parallel.sharding",
     "put_state": "jaxgen.parallel.sharding",
+    "split_host": "jaxgen.parallel.host_devices",
     "state_shardings": "jaxgen.parallel.sharding",
 }
 

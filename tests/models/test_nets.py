@@ -8,7 +8,8 @@ import pytest
 
 from jaxgen.errors import UsageError
 from jaxgen.models import ConvNet, FeedForward
-from jaxgen.models.layers import Dropout
+from jaxgen.models.layers import Dropout, hashed_bits
+from jaxgen.parallel import batch_sharding, make_mesh
 from jaxgen.train.state import count_parameters
 
 RNG = np.random.default_rng(0)
@@ -136,9 +137,35 @@ def test_dropout_drops_its_part_and_keeps_the_mean():
     dropped = np.asarray(outputs == 0)
     assert dropped.mean() == pytest.approx(0.3, abs=5 * (0.3 * 0.7 / dropped.size) ** 0.5)
     np.testing.assert_allclose(outputs[~dropped], 1 / 0.7, rtol=1e-4)
-    # The two halves of a random number are no copies of each other.
-    together = (dropped[:, :50] & dropped[:, 51:]).mean()
-    assert together == pytest.approx(0.09, abs=5 * (0.09 * 0.91 / (200 * 50)) ** 0.5)
     np.testing.assert_array_equal(dropout.apply({}, inputs, train=False), inputs)
     other = dropout.apply({}, inputs, train=True, rngs={"dropout": jax.random.key(1)})
     assert (np.asarray(other == 0) != dropped).any()
+
+
+def test_hashed_bits_are_even_and_know_nothing_of_each_other():
+    """Each bit is set half of the time; so is each after a change of the place by one step, the key, or the step."""
+    shape = (64, 50, 37)
+    bits = np.asarray(hashed_bits(jax.random.key(3), shape))
+    others = {
+        "key": np.asarray(hashed_bits(jax.random.key(4), shape)),
+        "step": np.asarray(hashed_bits(jax.random.fold_in(jax.random.key(3), 1), shape)),
+        **{f"axis {axis}": np.roll(bits, 1, axis) for axis in range(3)},
+    }
+    bound = 5 * 0.5 / bits.size**0.5
+    for name, other in {"itself": np.zeros_like(bits), **others}.items():
+        for bit in range(32):
+            shares = [(((bits ^ other) >> bit) & 1).mean(), (((bits >> 7) ^ (other >> bit)) & 1).mean()]
+            wanted = [0.5, 0.5 if (name, bit) != ("itself", 7) else shares[1]]
+            np.testing.assert_allclose(shares, wanted, atol=bound, err_msg=f"{name}, bit {bit}")
+    counts = np.bincount((bits >> 24).ravel(), minlength=256)
+    expected = bits.size / 256
+    assert ((counts - expected) ** 2 / expected).sum() < 255 + 5 * (2 * 255) ** 0.5
+
+
+def test_hashed_bits_are_functions_of_the_place():
+    """So each device makes its part, and a batch of more rows has the same bits in those that both have."""
+    whole = hashed_bits(jax.random.key(0), (16, 5, 6))
+    np.testing.assert_array_equal(hashed_bits(jax.random.key(0), (4, 5, 6)), whole[:4])
+    mesh = make_mesh()
+    cut = jax.jit(lambda rng: hashed_bits(rng, (16, 5, 6)), out_shardings=batch_sharding(mesh))
+    np.testing.assert_array_equal(cut(jax.random.key(0)), whole)
