@@ -3,9 +3,9 @@
 python -m benchmarks.recurrent_workers CONTENDER JOB
 
 JOB is words-CELL or characters-CELL, to train the classic word model or `shakespeare_lstm`'s with that cell, or
-write-BATCH, to sample from the word model with an LSTM. The process prints its matmul peak in FLOP/s once it has
-compiled; then it reads numbers of steps (or of tokens a row), a line each, takes them, and prints the seconds that they
-took.
+write-BATCH, to sample 256 tokens a row from the word model with an LSTM. The process prints its matmul peak in FLOP/s
+once it has compiled; then it reads numbers of steps (or of samples), a line each, takes them, and prints the seconds
+that they took.
 """
 
 import os
@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.serving import Work, jax_peak, jaxgen_training, serve, torch_peak
 
 STREAMS, EMBEDDING = 64, 64
+NEW_TOKENS = 256
 _BATCHES = 50  # of text that training goes round in
 
 
@@ -90,8 +91,10 @@ def _write(task: Any, batch_size: int) -> Work:
     params, model_state = task.init(jax.random.key(0), None)
     prompt, lengths = np.ones((batch_size, 4), np.int32), np.full(batch_size, 4, np.int32)
 
-    def write(tokens: int) -> None:
-        generate(task.decoder, params, model_state, prompt, lengths, jax.random.key(1), max_tokens=tokens)
+    def write(samples: int) -> None:
+        for number in range(samples):
+            rng = jax.random.key(number)
+            generate(task.decoder, params, model_state, prompt, lengths, rng, max_tokens=NEW_TOKENS)
 
     return write
 
@@ -160,14 +163,15 @@ def _torch_writing(forward: Any, batch_size: int) -> Work:
     prompt = torch.ones(batch_size, 4, dtype=torch.long)
 
     @torch.inference_mode()
-    def write(tokens: int) -> Any:
-        logits, state = forward(prompt, None)
-        written = []
-        for _ in range(tokens):
-            token = torch.multinomial(torch.softmax(logits[:, -1], dim=-1), 1)
-            written.append(token)
-            logits, state = forward(token, state)
-        return torch.cat(written, dim=1)
+    def write(samples: int) -> None:
+        for _ in range(samples):
+            logits, state = forward(prompt, None)
+            written = []
+            for _ in range(NEW_TOKENS):
+                token = torch.multinomial(torch.softmax(logits[:, -1], dim=-1), 1)
+                written.append(token)
+                logits, state = forward(token, state)
+            torch.cat(written, dim=1)
 
     return write
 
@@ -214,7 +218,7 @@ def main(contender: str, job: str) -> None:
         "pytorch": pytorch,
         "keras": keras,
     }
-    serve(lambda: makers[name](kind, option, *options), warm_up=256 if kind == "write" else 10)
+    serve(lambda: makers[name](kind, option, *options), warm_up=2 if kind == "write" else 10)
 
 
 if __name__ == "__main__":

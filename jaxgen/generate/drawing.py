@@ -17,14 +17,28 @@ def draw(logits: Logits, uniforms: Float[Array, " batch"]) -> Int32[Array, " bat
     The vocabulary is cut into blocks: first a block is drawn, then a token of it. Cumulative sums are slow on CPUs,
     these are short, and each is one small product with a triangle of ones.
     """
-    batch, vocabulary = logits.shape
-    width = math.isqrt(vocabulary - 1) + 1
-    weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
-    blocks = jnp.pad(weights, ((0, 0), (0, -vocabulary % width))).reshape(batch, -1, width)
+    vocabulary = logits.shape[-1]
+    blocks, _ = _weigh(logits)
     block, uniforms = _draw_index(blocks.sum(axis=-1), uniforms)
     inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
     index, _ = _draw_index(inside, uniforms)
-    return jnp.minimum(block * width + index, vocabulary - 1)  # which only NaN would exceed
+    return jnp.minimum(block * blocks.shape[-1] + index, vocabulary - 1)  # which only NaN would exceed
+
+
+def log_normalizer(logits: Logits) -> Float[Array, " batch"]:
+    """Gives the logarithm of the sum of exponentials, by what `draw` computes of the same logits, too."""
+    blocks, highest = _weigh(logits)
+    return jnp.log(blocks.sum(axis=-1).sum(axis=-1)) + highest[:, 0]
+
+
+def _weigh(logits: Logits) -> tuple[Float[Array, "batch blocks width"], Float[Array, "batch 1"]]:
+    """Gives exp(logits - highest) in blocks, and the highest; without padding, where the vocabulary has a divisor."""
+    batch, vocabulary = logits.shape
+    root = math.isqrt(vocabulary - 1) + 1
+    width = next((width for width in range(root, 2 * root) if vocabulary % width == 0), root)
+    highest = logits.max(axis=-1, keepdims=True)
+    logits = jnp.pad(logits, ((0, 0), (0, -vocabulary % width)), constant_values=-jnp.inf)
+    return jnp.exp(logits - highest).reshape(batch, -1, width), highest
 
 
 def _draw_index(

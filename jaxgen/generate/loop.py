@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
 from jaxgen.generate.contract import DecodeOutput, Decoder
+from jaxgen.generate.drawing import log_normalizer
 from jaxgen.generate.sampling import Sampler, check_token
 
 
@@ -131,7 +132,7 @@ def _write(
     """Draws each row's next token, and notes what belongs to it. Rows that have ended go on, beyond their length."""
     position, logits = written.position, output.logits.astype(jnp.float32)
     token = how.sampler(logits, written.counts, None if uniforms is None else uniforms[:, position])
-    log_prob = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
+    log_prob = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0] - log_normalizer(logits)
     is_stop = jnp.isin(token, jnp.array(how.stop_tokens, jnp.int32)) & ~written.ended
     counts = written.counts
     if counts is not None:

@@ -96,12 +96,14 @@ def recur(
 def _recur_forwards(
     cell: Cell, params: Params, carry: Carry, inputs: Array, masks: Masks
 ) -> tuple[tuple[Array, Carry], tuple]:
-    transposed = params["recurrent_kernel"].T
+    kernel, multiply = params["recurrent_kernel"], _product
+    if len(inputs) > 1:  # for a single step, transposing takes longer than it saves
+        kernel, multiply = kernel.T, _by_columns
 
     def step(carry: Carry, now: tuple[Array, dict[str, Array]]) -> tuple[Carry, tuple[Carry, Any]]:
         from_inputs, at_step = now
         before = _forget(carry, at_step)
-        from_hidden = _by_columns(_keep(before["hidden"], masks), transposed)
+        from_hidden = multiply(_keep(before["hidden"], masks), kernel)
         after, kept = cell(params["own"], before, from_inputs + params["bias"], from_hidden)
         carry = _where_valid(after, before, at_step)
         return carry, (carry, kept)
