@@ -27,10 +27,23 @@ class Config(RecurrentTextConfig):
     """Length of the run, in passes over the training text."""
     learning_rate: float | None = 3e-3
     """Peak of the learning rate."""
+    batch_size: int = 32
+    """Streams that the text is cut into, a part of each a step, over all devices."""
+    dropout: float = 0.25
+    """Part of each layer's inputs that is dropped in training."""
     schedule: str = "cosine"
     """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
     clip_norm: float | None = 1.0
     """Clip gradients to this global norm."""
+
+
+_BEST = {
+    "embedding_size": 128,
+    "hidden_size": 512,
+    "dropout": 0.45,
+    "learning_rate": 2e-3,
+    "epochs": 30,
+}
 
 
 def make_task(config: RecurrentTextConfig, train: Source) -> LanguageModelling:
@@ -59,6 +72,7 @@ EXPERIMENT = Experiment(
     time="24 min on 2 CPU cores, beside other work",
     reference="1.445 nats a character of the validation split",
     smoke={"data": "pydocs"},
+    presets={"best": _BEST},
     split_host=True,
 )
 
