@@ -13,7 +13,7 @@ import jaxgen
 from jaxgen import metrics
 from jaxgen.data import from_arrays
 from jaxgen.data.sources import InMemory
-from jaxgen.data.streams import TextFormat, evaluation_streams, training_streams
+from jaxgen.data.streams import TextFormat, evaluation_streams, tokens_of, training_streams
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Characters
 from jaxgen.errors import UsageError
@@ -69,7 +69,7 @@ def test_loss_is_that_of_the_text_read_in_one_go():
         assert float(bits.compute()) == pytest.approx(
             float(terms["cross_entropy"].compute()) / np.log(2), rel=1e-6
         )
-    tokens = source.reader.tokens
+    tokens = tokens_of(source)
     expected = np.concatenate([log_probs(state.params, tokens[12 * row : 12 * row + 13]) for row in range(7)])
     assert float(total.count) == 7 * 12
     assert float(total.compute()) == pytest.approx(-expected.mean(), rel=1e-5)
@@ -100,7 +100,7 @@ def test_evaluation_is_the_same_on_any_number_of_devices(devices):
     mesh = make_mesh(jax.devices()[:devices])
     state = put_state(dataclasses.replace(state_of(TASK, source.gather([0])), carry=()), mesh)
     figures = Evaluator(TASK, {"test": source}, mesh)(state, ("test",))
-    tokens, params = source.reader.tokens, jax.device_get(state.params)
+    tokens, params = tokens_of(source), jax.device_get(state.params)
     length = -(-300 // 16)
     rows = [tokens[length * row : length * row + length + 1] for row in range(16)]
     expected = -np.concatenate([log_probs(params, row) for row in rows if len(row) > 1])
