@@ -16,6 +16,7 @@ from jaxgen.data.sources import InMemory
 from jaxgen.data.streams import TextFormat, evaluation_streams, tokens_of, training_streams
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Characters
+from jaxgen.data.windows import packed_windows
 from jaxgen.errors import UsageError
 from jaxgen.models import RecurrentLanguageModel
 from jaxgen.parallel import make_mesh, put_batch, put_state
@@ -92,6 +93,18 @@ def test_state_is_forgotten_where_documents_start():
     # What the second one begins with can't be foreseen from the first one, and doesn't count.
     expected = np.concatenate([log_probs(state.params, ALPHABET.encode(document)) for document in documents])
     assert nats == pytest.approx(-sum(expected), rel=1e-5)
+
+
+def test_packed_documents_have_the_loss_that_each_has_alone():
+    documents = [letters(n, seed=n) for n in (5, 9, 2, 7, 3, 8, 4)]
+    source = packed_windows(Text("made up", "train", tuple(documents), "1"), TextFormat(ALPHABET, 12, 0))
+    state = state_of(TASK, source.gather([0]))
+    assert len(source) < 4
+    context = dataclasses.replace(EVALUATION, places=jnp.arange(len(source)))
+    terms, _ = jax.jit(TASK.loss)(state.params, {}, TASK.initial_carry(len(source)), source.arrays(), context)
+    expected = np.concatenate([log_probs(state.params, ALPHABET.encode(document)) for document in documents])
+    assert float(terms["cross_entropy"].count) == len(expected)
+    assert float(terms["cross_entropy"].total) == pytest.approx(-sum(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("devices", [1, 3, 8])
