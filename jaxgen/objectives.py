@@ -83,13 +83,16 @@ def mask_tokens(
     if not 0 < fraction <= 1:
         raise UsageError(f"the fraction of tokens to mask is {fraction}; it must be above 0 and at most 1")
     tokens, maskable = jnp.asarray(tokens).astype(jnp.int32), jnp.asarray(maskable)
-    counts = jnp.asarray(_counts(tokens.shape[1], fraction))[maskable.sum(axis=1)]
-    if continues is None:
-        chosen = jax.vmap(_choose_tokens)(rngs, maskable, counts)
-    else:
-        chosen = jax.vmap(_choose_words)(rngs, maskable, counts, jnp.asarray(continues))
-    replaced = jax.vmap(functools.partial(_replace, mask_token, vocabulary_size))(rngs, tokens)
     time = tokens.shape[1]
+    counts = jnp.asarray(_counts(time, fraction))[maskable.sum(axis=1)]
+    # One call draws all numbers: several take longer, to compile as well.
+    draws, fates, others = jnp.moveaxis(_uniform(rngs, 3, time), 1, 0)
+    if continues is None:
+        chosen = jax.vmap(_draw)(draws, maskable, counts)
+    else:
+        chosen = jax.vmap(_draw_words)(draws, maskable, counts, jnp.asarray(continues))
+    other = jnp.floor(others * vocabulary_size).astype(jnp.int32)
+    replaced = jnp.where(fates < _MASKED, mask_token, jnp.where(fates < _MASKED + _RANDOM, other, tokens))
     positions = jnp.sort(jnp.where(chosen, jnp.arange(time), time), axis=1)
     positions = positions[:, : int(_counts(time, fraction)[-1])]
     there = positions < time
@@ -104,27 +107,33 @@ def _counts(time: int, fraction: float) -> Int32[np.ndarray, " counts"]:
     return np.minimum(np.maximum(np.round(fraction * tokens), 1), tokens).astype(np.int32)
 
 
-def _choose_tokens(rng: Key[Array, ""], maskable: Bool[Array, " time"], count: Array) -> Bool[Array, " time"]:
-    return _drawn(jax.random.fold_in(rng, 0), maskable, count)
+def _uniform(rngs: Key[Array, " batch"], rows: int, time: int) -> Float[Array, "batch rows time"]:
+    return jax.vmap(lambda rng: jax.random.uniform(rng, (rows, time)))(rngs)
 
 
-def _drawn(rng: Key[Array, ""], eligible: Bool[Array, " items"], count: Array) -> Bool[Array, " items"]:
-    """Draws so many of what is eligible, all sets of them alike."""
-    return _ranks(rng, eligible) < count
+def _draw(
+    draws: Float[Array, " items"], eligible: Bool[Array, " items"], count: Array
+) -> Bool[Array, " items"]:
+    """Takes so many of what is eligible, all sets of them alike."""
+    return _ranks(draws, eligible) < count
 
 
-def _ranks(rng: Key[Array, ""], eligible: Bool[Array, " items"]) -> Int32[Array, " items"]:
+def _ranks(draws: Float[Array, " items"], eligible: Bool[Array, " items"]) -> Int32[Array, " items"]:
     """Gives each its place in a random order, in which what isn't eligible comes last."""
-    order = jnp.argsort(jnp.where(eligible, jax.random.uniform(rng, eligible.shape), 1.0))
+    order = jnp.argsort(jnp.where(eligible, draws, 1.0))
     return jnp.zeros(eligible.shape, jnp.int32).at[order].set(jnp.arange(len(eligible), dtype=jnp.int32))
 
 
-def _choose_words(
-    rng: Key[Array, ""], maskable: Bool[Array, " time"], count: Array, continues: Bool[Array, " time"]
+def _draw_words(
+    draws: Float[Array, " time"],
+    maskable: Bool[Array, " time"],
+    count: Array,
+    continues: Bool[Array, " time"],
 ) -> Bool[Array, " time"]:
+    """Takes words in a random order, but for those that would be too many."""
     words = jnp.cumsum(~continues.at[0].set(False)) - 1
     sizes = jnp.zeros(len(words), jnp.int32).at[words].add(maskable)
-    ranks = _ranks(jax.random.fold_in(rng, 0), sizes > 0)
+    ranks = _ranks(draws, sizes > 0)
     in_order = jnp.zeros_like(sizes).at[ranks].set(sizes)
 
     def take(total: Array, size: Array) -> tuple[Array, Array]:
@@ -133,14 +142,6 @@ def _choose_words(
 
     _, fits = jax.lax.scan(take, jnp.int32(0), in_order)
     return fits[ranks][words] & maskable
-
-
-def _replace(
-    mask_token: int, vocabulary_size: int, rng: Key[Array, ""], tokens: Int32[Array, " time"]
-) -> Int32[Array, " time"]:
-    draw = jax.random.uniform(jax.random.fold_in(rng, 1), tokens.shape)
-    other = jax.random.randint(jax.random.fold_in(rng, 2), tokens.shape, 0, vocabulary_size)
-    return jnp.where(draw < _MASKED, mask_token, jnp.where(draw < _MASKED + _RANDOM, other, tokens))
 
 
 class CorruptedSpans(NamedTuple):
@@ -196,7 +197,7 @@ def corrupt_spans(
     hidden, spans = (jnp.asarray(table)[lengths] for table in _span_counts(time, fraction, span_length))
     # As in the paper's code, a text of one token is dealt with as one of two of which the second, hidden, isn't there.
     lay = jax.vmap(functools.partial(_lay_spans, time, shapes.spans))
-    in_span = lay(rngs, jnp.maximum(lengths, 2), hidden, spans)
+    in_span = lay(_uniform(rngs, 2, max(time, 2) - 1), jnp.maximum(lengths, 2), hidden, spans)
     there = jnp.arange(time) < lengths[:, None]
     fold = jax.vmap(functools.partial(_fold, first_sentinel, end_token, padding), in_axes=(None, 0, 0, 0))
     inputs, input_lengths = fold(shapes.inputs, tokens, in_span, there)
@@ -262,12 +263,12 @@ def _span_counts(
 
 
 def _lay_spans(
-    time: int, most: int, rng: Key[Array, ""], length: Array, hidden: Array, spans: Array
+    time: int, most: int, draws: Float[Array, "2 cuts"], length: Array, hidden: Array, spans: Array
 ) -> Bool[Array, " time"]:
     """Tells which tokens are in spans, of which there are `most` at most."""
     span_sizes, gap_sizes = (
-        _segments(jax.random.fold_in(rng, number), time, most, items, spans)
-        for number, items in enumerate((hidden, length - hidden))
+        _segments(drawn, most, items, spans)
+        for drawn, items in zip(draws, (hidden, length - hidden), strict=True)
     )
     # Gaps and spans in turn; the bounds between them, those that aren't needed behind the end.
     bounds = jnp.cumsum(jnp.stack([gap_sizes, span_sizes], axis=1).reshape(-1))
@@ -275,13 +276,12 @@ def _lay_spans(
     return passed % 2 == 1
 
 
-def _segments(rng: Key[Array, ""], time: int, most: int, items: Array, count: Array) -> Int32[Array, " most"]:
+def _segments(draws: Float[Array, " cuts"], most: int, items: Array, count: Array) -> Int32[Array, " most"]:
     """Cuts items into so many segments, none empty, all ways alike; gives their sizes, 0 beyond `count`."""
     # A segment begins with the first item, and count - 1 with any of the others.
-    later = jnp.arange(1, max(time, 2))
-    begins = _drawn(rng, later < items, count - 1)
-    number = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(begins.astype(jnp.int32))])
-    there = jnp.arange(max(time, 2)) < items
+    begins = _draw(draws, jnp.arange(1, len(draws) + 1) < items, count - 1)
+    number = jnp.pad(jnp.cumsum(begins.astype(jnp.int32)), (1, 0))
+    there = jnp.arange(len(number)) < items
     return ((number[:, None] == jnp.arange(most)) & there[:, None]).sum(axis=0).astype(jnp.int32)
 
 

@@ -1,6 +1,7 @@
 """Objectives: what is hidden is distributed as the papers' own slow loops have it, and nothing is lost."""
 
 import collections
+import functools
 import itertools
 import math
 import random
@@ -90,11 +91,12 @@ def test_pairs_of_places_are_alike(masked):
 def test_few_tokens_have_one_hidden_and_none_has_none():
     maskable = np.arange(6) < np.array([[0], [1], [3], [6]])
     tokens = np.full((4, 6), 9, np.int32)
-    found = mask_tokens(keys(4), tokens, maskable, mask_token=MASK, vocabulary_size=VOCABULARY, fraction=0.5)
+    mask = functools.partial(mask_tokens, mask_token=MASK, vocabulary_size=VOCABULARY)
+    found = jax.device_get(jax.jit(lambda rngs: mask(rngs, tokens, maskable, fraction=0.5))(keys(4)))
     assert found.weights.sum(axis=1).tolist() == [0, 1, 2, 3]
     assert found.positions[0].tolist() == [0, 0, 0] and found.inputs[0].tolist() == [9] * 6
     with pytest.raises(UsageError, match=r"fraction of tokens to mask is 0.0; it must be above 0"):
-        mask_tokens(keys(4), tokens, maskable, mask_token=MASK, vocabulary_size=VOCABULARY, fraction=0.0)
+        mask(keys(4), tokens, maskable, fraction=0.0)
 
 
 def choose_words_slowly(generator, sizes, count):
@@ -173,13 +175,17 @@ def fold_slowly(tokens, replaced):
     return [*result, END]
 
 
-def corrupted(tokens, lengths, seed=0, **options):
-    call = jax.jit(
+@functools.lru_cache
+def corruption(**options):
+    return jax.jit(
         lambda rngs, tokens, lengths: corrupt_spans(
             rngs, tokens, lengths, first_sentinel=FIRST_SENTINEL, end_token=END, **options
         )
     )
-    return jax.device_get(call(keys(len(tokens), seed), tokens, lengths))
+
+
+def corrupted(tokens, lengths, **options):
+    return jax.device_get(corruption(**options)(keys(len(tokens)), tokens, lengths))
 
 
 def spans_of(inputs, targets):
@@ -202,11 +208,11 @@ def spans_of(inputs, targets):
 
 
 def test_corrupted_spans_of_texts_of_all_lengths_hold_the_whole_text():
-    lengths = np.arange(1, 151)
-    tokens = np.random.default_rng(0).integers(5, 50, (150, 150)).astype(np.int32)
+    lengths = np.minimum(np.arange(1, 401), 150)
+    tokens = np.random.default_rng(0).integers(5, 50, (400, 150)).astype(np.int32)
     found = corrupted(tokens, lengths)
     shapes = spans_shapes(150)
-    assert found.inputs.shape == (150, shapes.inputs) and found.targets.shape == (150, shapes.targets)
+    assert found.inputs.shape == (400, shapes.inputs) and found.targets.shape == (400, shapes.targets)
     for row, length in enumerate(lengths):
         count = int(found.weights[row].sum())
         inputs, targets = found.inputs[row, : found.input_lengths[row]], found.targets[row, :count]

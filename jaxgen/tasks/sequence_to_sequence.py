@@ -90,7 +90,9 @@ class SequenceToSequence:
         )
         reported: dict[str, Metric] = {}
         if not context.train:
-            plain = losses.linear_cross_entropy(features, kernel, bias, labels, weights)
+            plain = nats
+            if self.label_smoothing:
+                plain = losses.linear_cross_entropy(features, kernel, bias, labels, weights)
             found, _ = likeliest(features, kernel, bias)
             reported["perplexity"] = metrics.Perplexity(plain.total, plain.count)
             reported["accuracy"] = Mean.of(found == labels, weights)
