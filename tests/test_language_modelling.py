@@ -13,9 +13,10 @@ import jaxgen
 from jaxgen import metrics
 from jaxgen.data import from_arrays
 from jaxgen.data.sources import InMemory
-from jaxgen.data.streams import TextFormat, evaluation_streams, training_streams
+from jaxgen.data.streams import TextFormat, evaluation_streams, tokens_of, training_streams
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Characters
+from jaxgen.data.windows import packed_windows
 from jaxgen.errors import UsageError
 from jaxgen.models import RecurrentLanguageModel
 from jaxgen.parallel import make_mesh, put_batch, put_state
@@ -69,7 +70,7 @@ def test_loss_is_that_of_the_text_read_in_one_go():
         assert float(bits.compute()) == pytest.approx(
             float(terms["cross_entropy"].compute()) / np.log(2), rel=1e-6
         )
-    tokens = source.reader.tokens
+    tokens = tokens_of(source)
     expected = np.concatenate([log_probs(state.params, tokens[12 * row : 12 * row + 13]) for row in range(7)])
     assert float(total.count) == 7 * 12
     assert float(total.compute()) == pytest.approx(-expected.mean(), rel=1e-5)
@@ -94,13 +95,25 @@ def test_state_is_forgotten_where_documents_start():
     assert nats == pytest.approx(-sum(expected), rel=1e-5)
 
 
+def test_packed_documents_have_the_loss_that_each_has_alone():
+    documents = [letters(n, seed=n) for n in (5, 9, 2, 7, 3, 8, 4)]
+    source = packed_windows(Text("made up", "train", tuple(documents), "1"), TextFormat(ALPHABET, 12, 0))
+    state = state_of(TASK, source.gather([0]))
+    assert len(source) < 4
+    context = dataclasses.replace(EVALUATION, places=jnp.arange(len(source)))
+    terms, _ = jax.jit(TASK.loss)(state.params, {}, TASK.initial_carry(len(source)), source.arrays(), context)
+    expected = np.concatenate([log_probs(state.params, ALPHABET.encode(document)) for document in documents])
+    assert float(terms["cross_entropy"].count) == len(expected)
+    assert float(terms["cross_entropy"].total) == pytest.approx(-sum(expected), rel=1e-5)
+
+
 @pytest.mark.parametrize("devices", [1, 3, 8])
 def test_evaluation_is_the_same_on_any_number_of_devices(devices):
     _, source = streams_of(letters(301), sequence_length=6)
     mesh = make_mesh(jax.devices()[:devices])
     state = put_state(dataclasses.replace(state_of(TASK, source.gather([0])), carry=()), mesh)
     figures = Evaluator(TASK, {"test": source}, mesh)(state, ("test",))
-    tokens, params = source.reader.tokens, jax.device_get(state.params)
+    tokens, params = tokens_of(source), jax.device_get(state.params)
     length = -(-300 // 16)
     rows = [tokens[length * row : length * row + length + 1] for row in range(16)]
     expected = -np.concatenate([log_probs(params, row) for row in rows if len(row) > 1])

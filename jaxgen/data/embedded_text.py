@@ -15,11 +15,14 @@ import tensorflow_datasets as tfds
 _LEFT_OUT = {"__pycache__", "ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tests", "turtledemo"}
 _SHARE = 0.05
 
+PYTHON_VERSION = tfds.core.Version("{}.{}.{}".format(*sys.version_info[:3]))
+"""Of the Python that runs, and so of the sets that are made of it."""
+
 
 class _PythonText(tfds.core.GeneratorBasedBuilder):
     """Documents of the Python that runs, whose version is the set's."""
 
-    VERSION = tfds.core.Version("{}.{}.{}".format(*sys.version_info[:3]))
+    VERSION = PYTHON_VERSION
     pkg_dir_path = Path(__file__).parent
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -33,7 +36,7 @@ class _PythonText(tfds.core.GeneratorBasedBuilder):
         """Gives the documents by name. Abstract, lest tfds take the class itself for a set."""
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        parts = _split(self._documents())
+        parts = share_out(self._documents())
         return {name: self._generate_examples(part) for name, part in parts.items()}
 
     def _generate_examples(self, documents: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -75,17 +78,22 @@ class Pycode(_PythonText):
     name = "pycode"
 
     def _documents(self) -> dict[str, str]:
-        root = Path(sysconfig.get_path("stdlib"))
-        files = [path.relative_to(root) for path in root.rglob("*.py")]
-        documents = {}
-        for path in sorted(path for path in files if not _LEFT_OUT & {*path.parts}):
-            source = (root / path).read_bytes().decode("utf-8", errors="replace")
-            if source.strip():
-                documents[path.as_posix()] = source
-        return documents
+        return library_files()
 
 
-def _split(documents: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def library_files() -> dict[str, str]:
+    """Reads the files of Python's standard library, without its tests, by their names in it."""
+    root = Path(sysconfig.get_path("stdlib"))
+    files = [path.relative_to(root) for path in root.rglob("*.py")]
+    documents = {}
+    for path in sorted(path for path in files if not _LEFT_OUT & {*path.parts}):
+        source = (root / path).read_bytes().decode("utf-8", errors="replace")
+        if source.strip():
+            documents[path.as_posix()] = source
+    return documents
+
+
+def share_out(documents: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Shares documents out in an order that hangs on their names: test and validation take what fits in theirs."""
     room = {split: _SHARE * sum(map(len, documents.values())) for split in ("test", "validation")}
     chosen = {}

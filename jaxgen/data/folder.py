@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from jaxgen.data import builders, pictures
+from jaxgen.data.held_out import held_out
 from jaxgen.data.pictures import Picture
 from jaxgen.data.sources import InMemory, Source
 from jaxgen.errors import JaxgenError, UsageError, shown
 
 _FOLDERS = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
-_HELD_OUT = 0.1
 _IN_MEMORY_BYTES = 2**30
 # Beyond it neither net would fit in memory: a photo straight from the camera.
 _MOST_PIXELS = 2**20
@@ -148,12 +148,12 @@ def _find_splits(folder: Path) -> Splits:
     examined = _examined(found, folder)
     if "validation" not in examined:
         training = examined.pop("train")
-        held_out = _held_out(training)
+        chosen = held_out(
+            {name: [picture.digest for picture in of_class] for name, of_class in training.items()}
+        )
         examined = {
-            "train": {name: [p for p in all_ if p.digest not in held_out] for name, all_ in training.items()},
-            "validation": {
-                name: [p for p in all_ if p.digest in held_out] for name, all_ in training.items()
-            },
+            "train": {name: [p for p in all_ if p.digest not in chosen] for name, all_ in training.items()},
+            "validation": {name: [p for p in all_ if p.digest in chosen] for name, all_ in training.items()},
             **examined,
         }
     for split in ("train", "validation"):
@@ -229,20 +229,6 @@ def _refuse(bad: list[JaxgenError], folder: Path) -> None:
     if bad:
         more = f"; and {len(bad) - 3} more files of {shown(folder)} can't be used" if len(bad) > 3 else ""
         raise JaxgenError(f"{'; '.join(map(str, bad[:3]))}{more}: mend or remove what is named")
-
-
-def _held_out(classes: Mapping[str, list[Picture]]) -> set[str]:
-    """Gives the digests of the pictures that are held out for validation."""
-    digests = {name: sorted({picture.digest for picture in of_class}) for name, of_class in classes.items()}
-    everything = {digest for of_class in digests.values() for digest in of_class}
-    held_out = {digest for digest in everything if int(digest[:8], 16) / 2**32 < _HELD_OUT}
-    for of_class in digests.values():
-        if len(of_class) > 1 and held_out.isdisjoint(of_class):
-            held_out.add(of_class[0])
-    for of_class in digests.values():
-        if held_out.issuperset(of_class):
-            held_out.remove(of_class[-1])
-    return held_out
 
 
 def _common_shape(splits: Splits, size: tuple[int, int] | None, channels: int | None) -> tuple[int, int, int]:

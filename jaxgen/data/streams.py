@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Integer
 
 from jaxgen.data import tokenizers
-from jaxgen.data.sources import Rows, Source
+from jaxgen.data.sources import Reader, Rows, Source
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import JaxgenError, UsageError, shown, unknown
@@ -24,7 +24,8 @@ class TextFormat:
     Attributes:
         tokenizer: from characters to tokens.
         sequence_length: tokens of an example, over which gradients go back.
-        streams: parts of the text that are read side by side: example i is followed by example i + streams.
+        streams: parts of the text that are read side by side: example i is followed by example i + streams; 0 for
+            windows (`jaxgen.data.windows`), which go on from nothing.
         document_starts: whether examples tell where documents start.
         encoding: of files.
     """
@@ -37,7 +38,7 @@ class TextFormat:
 
     def __post_init__(self) -> None:
         """Refuses what can't be."""
-        if self.sequence_length < 1 or self.streams < 1:
+        if self.sequence_length < 1 or self.streams < 0:
             raise UsageError("sequence length and batch size must be at least 1")
 
 
@@ -65,6 +66,58 @@ def make_tokenizer(kind: str, texts: Iterable[Text], vocabulary_size: int, lower
     return kinds[kind].train(documents)
 
 
+@dataclass(frozen=True)
+class EncodedText:
+    """A text as tokens, one document after the other.
+
+    Attributes:
+        tokens: the whole text.
+        starts: where documents start.
+        characters: that a token stands for on average.
+        tells_starts: whether examples tell where documents start, and no label is the first token of one.
+    """
+
+    tokens: Int32[np.ndarray, " tokens"]
+    starts: Bool[np.ndarray, " tokens"]
+    characters: float
+    tells_starts: bool
+
+    @classmethod
+    def of(cls, text: Text, tokenizer: Tokenizer, tells_starts: bool = False) -> "EncodedText":
+        """Encodes a text."""
+        documents = [tokenizer.encode(document) for document in text.documents]
+        tokens = np.concatenate([np.zeros(0, np.int32), *documents])
+        begins = np.cumsum([0, *map(len, documents)])
+        starts = np.zeros(len(tokens), bool)
+        starts[begins[begins < len(tokens)]] = True
+        return cls(tokens, starts, len(text) / max(1, len(tokens)), tells_starts)
+
+    def examples(
+        self, places: Integer[np.ndarray, "rows time"], there: Bool[np.ndarray, "rows time"]
+    ) -> dict[str, np.ndarray]:
+        """Gives rows of tokens, each with the one after it as its label.
+
+        Args:
+            places: where each token stands in the text.
+            there: which of them are there; the others are 0, and have no label (-1).
+
+        Returns:
+            `tokens` and `labels` int32 [rows, time]; `characters` float32 [rows], how many the labels of a row stand
+            for on average; `document_start` bool [rows, time], if it is told.
+        """
+        places = np.minimum(places, len(self.tokens) - 2)
+        # What a document begins with can't be foreseen from the one before.
+        counts = there & ~self.starts[places + 1] if self.tells_starts else there
+        examples = {
+            "tokens": np.where(there, self.tokens[places], 0),
+            "labels": np.where(counts, self.tokens[places + 1], -1),
+            "characters": (counts.sum(axis=1) * self.characters).astype(np.float32),
+        }
+        if self.tells_starts:
+            examples["document_start"] = there & self.starts[places]
+        return examples
+
+
 def training_streams(text: Text, given: TextFormat) -> Source:
     """Cuts a text into streams of whole examples, and drops what is left at the end.
 
@@ -73,16 +126,20 @@ def training_streams(text: Text, given: TextFormat) -> Source:
     its labels stand for on average.
 
     Raises:
+        UsageError: for no streams.
         JaxgenError: for a text that has no whole example for each stream.
     """
-    tokens, starts = _encode(text, given)
-    steps = (len(tokens) - 1) // (given.streams * given.sequence_length)
+    if given.streams < 1:
+        raise UsageError("the batch size must be at least 1")
+    encoded = EncodedText.of(text, given.tokenizer, given.document_starts)
+    steps = (len(encoded.tokens) - 1) // (given.streams * given.sequence_length)
     if steps < 1:
         raise JaxgenError(
-            f"{shown(text.name)} has {len(tokens):,} tokens to {text.split} on, fewer than a batch of {given.streams} "
-            f"sequences of {given.sequence_length}: take a longer text, or a smaller --batch-size or --sequence-length"
+            f"{shown(text.name)} has {len(encoded.tokens):,} tokens to {text.split} on, fewer than a batch of "
+            f"{given.streams} sequences of {given.sequence_length}: take a longer text, or a smaller --batch-size or "
+            "--sequence-length"
         )
-    return _source(text, given, _Windows(tokens, starts, given, steps * given.sequence_length, len(text)))
+    return text_source(text, given, _Streams(encoded, given, steps * given.sequence_length))
 
 
 def evaluation_streams(text: Text, given: TextFormat) -> Source:
@@ -92,21 +149,26 @@ def evaluation_streams(text: Text, given: TextFormat) -> Source:
         JaxgenError: for a text of fewer than two tokens.
     """
     given = replace(given, streams=EVALUATION_STREAMS)
-    tokens, starts = _encode(text, given)
-    if len(tokens) < 2:
+    encoded = encoded_to_evaluate(text, given.tokenizer, given.document_starts)
+    return text_source(text, given, _Streams(encoded, given, -(-(len(encoded.tokens) - 1) // given.streams)))
+
+
+def encoded_to_evaluate(text: Text, tokenizer: Tokenizer, tells_starts: bool = False) -> EncodedText:
+    """Encodes a text; raises JaxgenError where there is nothing to foresee in it."""
+    encoded = EncodedText.of(text, tokenizer, tells_starts)
+    if len(encoded.tokens) < 2:
         raise JaxgenError(f"{shown(text.name)} has no text to evaluate on in {text.split}: take a longer one")
-    return _source(
-        text, given, _Windows(tokens, starts, given, -(-(len(tokens) - 1) // given.streams), len(text))
-    )
+    return encoded
 
 
 def tokens_of(source: Source) -> Int32[np.ndarray, " tokens"]:
-    """Gives the whole text of a source that was made here."""
-    assert isinstance(source.reader, _Windows)
-    return source.reader.tokens
+    """Gives the whole text of a source that was cut from one."""
+    assert isinstance(source.reader, TextReader)
+    return source.reader.text.tokens
 
 
-def _source(text: Text, given: TextFormat, reader: "_Windows") -> Source:
+def text_source(text: Text, given: TextFormat, reader: "TextReader") -> Source:
+    """Makes the source of a text's examples."""
     return Source(
         text.name,
         text.split,
@@ -118,36 +180,29 @@ def _source(text: Text, given: TextFormat, reader: "_Windows") -> Source:
     )
 
 
-def _encode(text: Text, given: TextFormat) -> tuple[Int32[np.ndarray, " tokens"], Any]:
-    encoded = [given.tokenizer.encode(document) for document in text.documents]
-    if not encoded:
-        return np.zeros(0, np.int32), None
-    tokens = np.concatenate(encoded)
-    if not given.document_starts:
-        return tokens, None
-    starts = np.zeros(len(tokens), bool)
-    begins = np.cumsum([0, *map(len, encoded[:-1])])
-    starts[begins[begins < len(tokens)]] = True
-    return tokens, starts
+@runtime_checkable
+class TextReader(Reader, Protocol):
+    """A reader of examples that are cut from a text."""
+
+    @property
+    def text(self) -> EncodedText:
+        """The whole text."""
+        ...
 
 
 @dataclass(frozen=True)
-class _Windows:
+class _Streams:
     """A reader of examples that are windows of streams.
 
     Attributes:
-        tokens: the whole text.
-        starts: where documents start, or None.
+        text: the whole text.
         given: its format.
         length: labels of a stream; the last window of each may lack some.
-        characters: of the whole text.
     """
 
-    tokens: Int32[np.ndarray, " tokens"]
-    starts: Bool[np.ndarray, " tokens"] | None
+    text: EncodedText
     given: TextFormat
     length: int
-    characters: int
 
     def __len__(self) -> int:
         return -(-self.length // self.given.sequence_length) * self.given.streams
@@ -157,17 +212,5 @@ class _Windows:
         window, stream = np.divmod(rows, self.given.streams)
         within = window[:, None] * self.given.sequence_length + np.arange(self.given.sequence_length)
         places = stream[:, None] * self.length + within
-        there = (within < self.length) & (places < len(self.tokens) - 1)
-        places = np.minimum(places, len(self.tokens) - 2)
-        # What a document begins with can't be foreseen from the one before.
-        counts = there if self.starts is None else there & ~self.starts[places + 1]
-        counted = counts.sum(axis=1) * (self.characters / len(self.tokens))
-        examples = {
-            "tokens": np.where(there, self.tokens[places], 0),
-            "labels": np.where(counts, self.tokens[places + 1], -1),
-            "stream_start": window == 0,
-            "characters": counted.astype(np.float32),
-        }
-        if self.starts is not None:
-            examples["document_start"] = there & self.starts[places]
-        return examples
+        there = (within < self.length) & (places < len(self.text.tokens) - 1)
+        return {**self.text.examples(places, there), "stream_start": window == 0}

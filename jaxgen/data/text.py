@@ -1,8 +1,9 @@
 """Text: the documents of a tfds set, a file, or a directory of files."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,9 +194,21 @@ def _hidden(file: Path, root: Path) -> bool:
 
 
 def _read_file(file: Path, encoding: str, errors: str) -> str:
-    try:
+    with reading(file, encoding):
         content = file.read_bytes()
         return content.decode(encoding, errors).removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+@contextlib.contextmanager
+def reading(file: Path, encoding: str) -> Iterator[None]:
+    """Tells in one line why a file can't be read.
+
+    Raises:
+        UsageError: for a file that isn't there, or an encoding that there isn't.
+        JaxgenError: for a file that can't be read, or has another encoding.
+    """
+    try:
+        yield
     except FileNotFoundError as error:
         raise unknown("file or directory", str(file), map(str, _beside(file))) from error
     except OSError as error:
@@ -206,8 +219,8 @@ def _read_file(file: Path, encoding: str, errors: str) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise JaxgenError(
-            f"{shown(file)} is not {encoding}: byte 0x{content[error.start]:02x} at offset {error.start:,}; name the "
-            "right --encoding, such as latin-1, or take --tokenizer bytes"
+            f"{shown(file)} is not {encoding}: byte 0x{error.object[error.start]:02x} at offset {error.start:,}; name "
+            "the right --encoding, such as latin-1, or take --tokenizer bytes"
         ) from error
     except UnicodeError as error:  # of encodings that are no encodings of text
         raise UsageError(

@@ -3,15 +3,22 @@
 from jaxgen.tasks.base import Task, apply_model, infer, init_model
 from jaxgen.tasks.image_classification import ImageClassification
 from jaxgen.tasks.language_modelling import LanguageModelling
+from jaxgen.tasks.masked_language_modelling import MaskedLanguageModelling
 from jaxgen.tasks.regression import Regression
 from jaxgen.tasks.sequence_prediction import SequencePrediction
+from jaxgen.tasks.sequence_to_sequence import SequenceToSequence, SpanCorruption
+from jaxgen.tasks.text_classification import TextClassification
 
 __all__ = [
     "ImageClassification",
     "LanguageModelling",
+    "MaskedLanguageModelling",
     "Regression",
     "SequencePrediction",
+    "SequenceToSequence",
+    "SpanCorruption",
     "Task",
+    "TextClassification",
     "apply_model",
     "infer",
     "init_model",

@@ -6,8 +6,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32, Key
 
+from jaxgen.data.tokenizers import digest
+from jaxgen.errors import UsageError
 from jaxgen.metrics import Mean
 from jaxgen.train.context import Batch, Context, Outputs, Params, Term
 
@@ -36,11 +39,15 @@ class Task(Protocol):
 
 
 def init_model(
-    model: nn.Module, rng: Key[Array, ""], inputs: jax.ShapeDtypeStruct | Array
+    model: nn.Module,
+    rng: Key[Array, ""],
+    inputs: jax.ShapeDtypeStruct | Array,
+    **others: jax.ShapeDtypeStruct,
 ) -> tuple[Params, Any]:
-    """Makes (params, model_state) of a module from its inputs' shape and dtype, in one compiled call."""
+    """Makes (params, model_state) of a module from its inputs' shapes and dtypes, in one compiled call."""
     inputs = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
-    variables = jax.jit(lambda rng: model.lazy_init(rng, inputs, **_taken(model, train=False)))(rng)
+    named: dict[str, Any] = {**others, **_taken(model, train=False)}
+    variables = jax.jit(lambda rng: model.lazy_init(rng, inputs, **named))(rng)
     model_state, params = _split(variables)
     return params, model_state
 
@@ -84,6 +91,66 @@ def apply_model(
 def infer(model: nn.Module, params: Params, model_state: Any, inputs: Array) -> Any:
     """Applies a module as it is used once it is trained; gives what it gives."""
     return model.apply({"params": params, **model_state}, inputs, **_taken(model, train=False))
+
+
+def read_text(
+    model: nn.Module,
+    params: Params,
+    model_state: Any,
+    context: Context | None,
+    method: str | None,
+    *inputs: Any,
+    **named: Any,
+) -> Any:
+    """Applies a method of a model of texts; dropout drops where a context of training is given."""
+    train = context is not None and context.train
+    rngs = {"dropout": context.block_rng()} if context is not None and train else {}
+    known = {name: value for name, value in named.items() if value is not None}
+    return model.apply(
+        {"params": params, **model_state}, *inputs, **known, train=train, method=method, rngs=rngs
+    )
+
+
+def output_layer(model: nn.Module, params: Params) -> tuple[Array, Array]:
+    """Gives the kernel and bias that a model of texts predicts tokens with."""
+    layer: Any = model.apply({"params": params}, method="output")
+    return layer
+
+
+def likeliest(
+    features: Float[Array, "batch time width"], kernel: Array, bias: Array
+) -> tuple[Int32[Array, "batch time"], Float[Array, "batch time"]]:
+    """Gives the likeliest tokens and their probabilities, and never has the logits of more than one place at once."""
+
+    def of_place(hidden: Float[Array, "batch width"]) -> tuple[Array, Array]:
+        logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32) + bias
+        probabilities = jnp.exp(logits.max(axis=-1) - jax.nn.logsumexp(logits, axis=-1))
+        return logits.argmax(axis=-1).astype(jnp.int32), probabilities
+
+    # By place, so that devices keep their rows.
+    tokens, probabilities = jax.lax.map(of_place, jnp.moveaxis(features, 1, 0))
+    return tokens.T, probabilities.T
+
+
+def check_text(source: Any, needs: tuple[str, ...], tokenizer: str) -> None:
+    """Checks that a data source has the arrays that are needed, of the tokenizer with this fingerprint ("" for any).
+
+    Raises:
+        UsageError: where it hasn't.
+    """
+    example = source[0]
+    if any(name not in example for name in needs):
+        raise UsageError(f"{source.name} has {', '.join(example)}, not {' and '.join(needs)}")
+    if tokenizer and source.text is not None and tokenizer != digest(source.text.tokenizer):
+        raise UsageError(f"the tokens of {source.name} are of another tokenizer than the task's")
+
+
+def check_vocabulary(source: Any, vocabulary_size: int) -> None:
+    """Checks that a model knows a source's tokens; raises UsageError where it doesn't."""
+    if source.num_classes > vocabulary_size:
+        raise UsageError(
+            f"{source.name} has {source.num_classes} tokens, but the model knows {vocabulary_size}"
+        )
 
 
 def _taken(model: nn.Module, **options: Any) -> dict[str, Any]:

@@ -1,0 +1,269 @@
+"""Sequences: texts as rows of tokens with special ones around them, filled up to one length, and how long each is.
+
+What encoders read (`tokens`, `lengths`), with what is to be foreseen: a class (`label`), another text (`labels`), or
+nothing yet: `jaxgen.objectives` hides parts of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from jaxgen.data.sources import Rows, Source
+from jaxgen.data.streams import EncodedText, encoded_to_evaluate
+from jaxgen.data.text import Text
+from jaxgen.data.tokenizers import Ids, Tokenizer
+from jaxgen.errors import JaxgenError, UsageError, shown
+
+
+@dataclass(frozen=True)
+class SequenceFormat:
+    """How texts are made into rows of tokens.
+
+    Attributes:
+        tokenizer: from characters to tokens.
+        sequence_length: tokens of a row, special ones among them.
+        target_length: tokens of a row of targets, of pairs of texts.
+        first: special tokens before a text that is read, such as BERT's `[CLS]`.
+        last: special tokens after a text, targets too, such as `[SEP]` or the end of the text.
+        padding: the token that fills a row up.
+        truncate: whether a text that is too long is cut off at its end; else it is refused.
+        encoding: of files.
+
+    Raises:
+        UsageError: when it is made, for lengths that leave no room for a token.
+    """
+
+    tokenizer: Tokenizer = field(repr=False)
+    sequence_length: int
+    target_length: int = 0
+    first: tuple[int, ...] = ()
+    last: tuple[int, ...] = ()
+    padding: int = 0
+    truncate: bool = False
+    encoding: str = "utf-8"
+
+    def __post_init__(self) -> None:
+        """Refuses what can't be."""
+        if self.room < 1 or (self.target_length and self.target_length <= len(self.last)):
+            raise UsageError(
+                f"sequences of {self.sequence_length} tokens and targets of {self.target_length} have no room for a "
+                f"text beside {len(self.first) + len(self.last)} special tokens: give a larger --sequence-length"
+            )
+
+    @property
+    def room(self) -> int:
+        """The tokens of a text that fit into a row."""
+        return self.sequence_length - len(self.first) - len(self.last)
+
+    @property
+    def streams(self) -> int:
+        """None: rows are shuffled."""
+        return 0
+
+    def row(self, text: str, told: str) -> Ids:
+        """Encodes a text to read; `told` says where it stands, for errors."""
+        return self._around(text, told, self.first, self.sequence_length)
+
+    def target(self, text: str, told: str) -> Ids:
+        """Encodes a text to write."""
+        return self._around(text, told, (), self.target_length)
+
+    def _around(self, text: str, told: str, first: tuple[int, ...], length: int) -> Ids:
+        try:
+            tokens = self.tokenizer.encode(text)
+        except UsageError as error:
+            raise UsageError(f"{told}: {error}") from error
+        room = length - len(first) - len(self.last)
+        if len(tokens) > room and not self.truncate:
+            raise UsageError(
+                f"{told}: the text has {len(tokens)} tokens, and there is room for {room}: give a larger length, or "
+                "--truncate to cut it off"
+            )
+        return np.concatenate([np.array(part, np.int32) for part in (first, tokens[:room], self.last)])
+
+
+class Row(NamedTuple):
+    """A text to read, what belongs to it (the name of its class, or a text to write), and where it stands."""
+
+    text: str
+    other: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Texts with their classes, or with texts to write, by split.
+
+    Attributes:
+        name: of the set or file.
+        splits: the rows of each.
+        class_names: in order; empty where texts are to be written.
+        version: of the set; of files, a digest of their contents.
+    """
+
+    name: str
+    splits: Mapping[str, Sequence[Row]] = field(repr=False)
+    class_names: tuple[str, ...]
+    version: str
+
+    def texts(self) -> list[str]:
+        """Gives the texts to train on, those to write among them: what a tokenizer is made of."""
+        rows = self.splits["train"]
+        return [row.text for row in rows] + ([] if self.class_names else [row.other for row in rows])
+
+    def sources(self, given: SequenceFormat) -> dict[str, Source]:
+        """Makes the source of each split.
+
+        An example is `tokens` int32 [sequence_length] and `lengths` int32, the tokens that aren't padding; with classes
+        `label` int32; with texts to write `labels` int32 [target_length], filled up with -1.
+
+        Raises:
+            UsageError: for a text that is too long; says where it stands.
+        """
+        return {split: self._source(split, rows, given) for split, rows in self.splits.items()}
+
+    def _source(self, split: str, rows: Sequence[Row], given: SequenceFormat) -> Source:
+        texts = _Ragged.of([given.row(row.text, row.place) for row in rows])
+        if self.class_names:
+            others: Any = np.array([self.class_names.index(row.other) for row in rows], np.int32)
+        else:
+            others = _Ragged.of([given.target(row.other, row.place) for row in rows])
+        return Source(
+            self.name,
+            split,
+            _Rows(texts, given, others),
+            num_classes=len(self.class_names or given.tokenizer.vocabulary),
+            class_names=self.class_names,
+            shape=(given.sequence_length,),
+            version=self.version,
+            text=given,
+        )
+
+
+def training_passages(text: Text, given: SequenceFormat) -> Source:
+    """Gives every passage of a text, one beginning at each token, to hide parts of it.
+
+    An example is `tokens` int32 [sequence_length], special tokens around the passage, and `lengths` int32.
+
+    Raises:
+        JaxgenError: for a text that is shorter than a passage.
+    """
+    encoded = EncodedText.of(text, given.tokenizer)
+    count = len(encoded.tokens) - given.room + 1
+    if count < 1:
+        raise JaxgenError(
+            f"{shown(text.name)} has {len(encoded.tokens):,} tokens to {text.split} on, fewer than a sequence of "
+            f"{given.room}: take a longer text, or a smaller --sequence-length"
+        )
+    return _passage_source(text, _Passages(encoded, given, 1, count))
+
+
+def evaluation_passages(text: Text, given: SequenceFormat) -> Source:
+    """Cuts a text into passages side by side, in which every token is once; the last one may be shorter.
+
+    Raises:
+        JaxgenError: for a text of fewer than two tokens.
+    """
+    encoded = encoded_to_evaluate(text, given.tokenizer)
+    return _passage_source(text, _Passages(encoded, given, given.room, -(-len(encoded.tokens) // given.room)))
+
+
+def _passage_source(text: Text, reader: "_Passages") -> Source:
+    return Source(
+        text.name,
+        text.split,
+        reader,
+        num_classes=len(reader.given.tokenizer.vocabulary),
+        shape=(reader.given.sequence_length,),
+        version=text.version,
+        text=reader.given,
+    )
+
+
+@dataclass(frozen=True)
+class _Passages:
+    """A reader of passages that begin at regular distances.
+
+    Attributes:
+        text: the whole text.
+        given: the format.
+        stride: from the beginning of one to that of the next.
+        count: passages.
+    """
+
+    text: EncodedText
+    given: SequenceFormat
+    stride: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Reads examples by index."""
+        first, last, room = self.given.first, self.given.last, self.given.room
+        places = self.stride * rows[:, None] + np.arange(room)
+        there = places < len(self.text.tokens)
+        tokens = np.full((len(rows), self.given.sequence_length), self.given.padding, np.int32)
+        tokens[:, : len(first)] = first
+        found = self.text.tokens[np.minimum(places, len(self.text.tokens) - 1)]
+        tokens[:, len(first) : len(first) + room] = np.where(there, found, self.given.padding)
+        ends = len(first) + there.sum(axis=1)
+        tokens[np.arange(len(rows))[:, None], ends[:, None] + np.arange(len(last))] = last
+        return {"tokens": tokens, "lengths": (ends + len(last)).astype(np.int32)}
+
+
+@dataclass(frozen=True)
+class _Ragged:
+    """Rows of different lengths, one behind the other.
+
+    Attributes:
+        tokens: of all rows.
+        bounds: where each begins, and the last one ends.
+    """
+
+    tokens: Ids
+    bounds: Int64[np.ndarray, " bounds"]
+
+    @classmethod
+    def of(cls, rows: Sequence[np.ndarray]) -> "_Ragged":
+        """Puts rows together, at least one."""
+        return cls(np.concatenate(rows), np.cumsum([0, *map(len, rows)]))
+
+    def padded(
+        self, rows: Rows, size: int, padding: int
+    ) -> tuple[Int32[np.ndarray, "rows size"], np.ndarray]:
+        """Gives rows filled up to a size, and their lengths."""
+        lengths = self.bounds[rows + 1] - self.bounds[rows]
+        places = np.minimum(self.bounds[rows][:, None] + np.arange(size), len(self.tokens) - 1)
+        filled = np.where(np.arange(size) < lengths[:, None], self.tokens[places], padding)
+        return filled.astype(np.int32), lengths.astype(np.int32)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A reader of texts with what belongs to them.
+
+    Attributes:
+        texts: to read.
+        given: their format.
+        others: classes, or texts to write.
+    """
+
+    texts: _Ragged
+    given: SequenceFormat
+    others: Int32[np.ndarray, " rows"] | _Ragged
+
+    def __len__(self) -> int:
+        return len(self.texts.bounds) - 1
+
+    def __call__(self, rows: Rows) -> dict[str, np.ndarray]:
+        """Reads examples by index."""
+        tokens, lengths = self.texts.padded(rows, self.given.sequence_length, self.given.padding)
+        if isinstance(self.others, _Ragged):
+            labels, _ = self.others.padded(rows, self.given.target_length, -1)
+            return {"tokens": tokens, "lengths": lengths, "labels": labels}
+        return {"tokens": tokens, "lengths": lengths, "label": self.others[rows]}

@@ -1,0 +1,180 @@
+"""Tables of texts, a line each: `text TAB label`, or `source TAB target`, perhaps with such a header.
+
+A table is a file, or a directory with `train.tsv`, and perhaps `validation.tsv` (or `dev.tsv`) and `test.tsv`. Where
+there is no file for validation, about a tenth of the training texts is held out by their contents, as
+`jaxgen.data.held_out` does. A field may be quoted, with quotation marks in it doubled, and then hold tabs; a text is of
+one line.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jaxgen.data.held_out import held_out
+from jaxgen.data.sequences import Row, Table
+from jaxgen.data.text import absolute, reading
+from jaxgen.errors import JaxgenError, UsageError, shown
+
+_FILES = {"train": "train", "validation": "validation", "dev": "validation", "test": "test"}
+_QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=\t|\Z)')
+
+
+class _Columns(NamedTuple):
+    """What the two columns hold, and the headers that say so."""
+
+    first: str
+    second: str
+    headers: frozenset[tuple[str, str]]
+
+
+_LABELLED = _Columns("text", "label", frozenset({("text", "label"), ("sentence", "label")}))
+_PAIRS = _Columns("source", "target", frozenset({("source", "target")}))
+
+
+def read_labelled(name: str, encoding: str = "utf-8") -> Table:
+    """Reads texts with their labels, which become classes in the order of the alphabet.
+
+    Args:
+        name: of a file, or of a directory of files.
+        encoding: of the files.
+
+    Raises:
+        UsageError: for an unknown file or encoding.
+        JaxgenError: for a file that is empty, of another encoding, or no such table, or a label that no training text
+            has; names the line.
+    """
+    path = absolute(name)
+    splits, version = _read_splits(path, _LABELLED, encoding)
+    names = sorted({row.other for row in splits["train"]})
+    if len(names) == 1:
+        raise JaxgenError(f"{shown(path)} has one label only, {names[0]}: a classifier needs two or more")
+    for rows in splits.values():
+        for row in rows:
+            if row.other not in names:
+                known = [*names[:12], *([f"and {len(names) - 12} more"] if len(names) > 12 else [])]
+                raise JaxgenError(
+                    f"{row.place}: no training text has the label {row.other!r}; they have {', '.join(known)}"
+                )
+    return Table(str(path), splits, tuple(names), version)
+
+
+def read_pairs(name: str, encoding: str = "utf-8") -> Table:
+    """Reads pairs of texts, one to read and one to write.
+
+    Args:
+        name: of a file, or of a directory of files.
+        encoding: of the files.
+
+    Raises:
+        UsageError: for an unknown file or encoding.
+        JaxgenError: for a file that is empty, of another encoding, or no such table; names the line.
+    """
+    path = absolute(name)
+    splits, version = _read_splits(path, _PAIRS, encoding)
+    return Table(str(path), splits, (), version)
+
+
+def _read_splits(path: Path, columns: _Columns, encoding: str) -> tuple[dict[str, list[Row]], str]:
+    """Gives the rows of each split, and a digest of all files."""
+    files = _find_files(path)
+    splits = {split: list(_read(file, columns, encoding)) for split, file in files.items()}
+    version = _digest(
+        "\n".join(f"{split}\t{row.text}\t{row.other}" for split in splits for row in splits[split])
+    )
+    if "validation" not in splits:
+        train, validation = _divide(splits.pop("train"), by_label=columns is _LABELLED)
+        if not validation:
+            raise JaxgenError(f"{shown(path)} has too few different texts: none is left for validation")
+        splits = {"train": train, "validation": validation, **splits}
+    return splits, version[:16]
+
+
+def _divide(rows: Sequence[Row], by_label: bool) -> tuple[list[Row], list[Row]]:
+    """Divides rows into those to train on and those that are held out."""
+    digests = [_digest(row.text) for row in rows]
+    classes: dict[str, list[str]] = {}
+    for row, digest in zip(rows, digests, strict=True):
+        classes.setdefault(row.other if by_label else "", []).append(digest)
+    chosen = held_out(classes)
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for row, digest in zip(rows, digests, strict=True):
+        parts[digest in chosen].append(row)
+    return parts
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _find_files(path: Path) -> Mapping[str, Path]:
+    """Finds the file of each split; a single one is to train on."""
+    if not path.is_dir():
+        return {"train": path}
+    found: dict[str, Path] = {}
+    for stem, split in _FILES.items():
+        file = path / f"{stem}.tsv"
+        if file.is_file():
+            if split in found:
+                raise JaxgenError(
+                    f"{shown(path)} has both {found[split].name} and {file.name}: keep one of them"
+                )
+            found[split] = file
+    if "train" not in found:
+        raise JaxgenError(
+            f"{shown(path)} has no train.tsv: a directory of tables holds train.tsv, and perhaps validation.tsv and "
+            "test.tsv"
+        )
+    return found
+
+
+def _read(file: Path, columns: _Columns, encoding: str) -> Iterator[Row]:
+    """Reads a table line by line; blank lines are left out."""
+    empty = True
+    for number, line in _lines(file, encoding):
+        fields = [field.strip() for field in _fields(line)]
+        if not any(fields) or (number == 1 and tuple(map(str.lower, fields)) in columns.headers):
+            continue
+        place = f"{shown(file)}, line {number}"
+        if len(fields) != 2:
+            count = "one column" if len(fields) == 1 else f"{len(fields)} columns"
+            raise JaxgenError(f"{place}: {count}, not two; a line is {columns.first} TAB {columns.second}")
+        for name, value in zip(columns[:2], fields, strict=True):
+            if not value:
+                raise JaxgenError(f"{place}: the {name} is empty")
+        empty = False
+        first, second = fields
+        yield Row(first, second, place)
+    if empty:
+        raise JaxgenError(f"{shown(file)} is empty: there is no {columns.first} in it")
+
+
+def _lines(file: Path, encoding: str) -> Iterator[tuple[int, str]]:
+    with reading(file, encoding):
+        if not "a\n".encode(encoding).endswith(b"a\n"):
+            raise UsageError(
+                f"{shown(file)} can't be read line by line as {encoding}: write it as utf-8, and leave out --encoding"
+            )
+        with file.open("rb") as opened:
+            for number, line in enumerate(opened, start=1):
+                try:
+                    yield number, line.decode(encoding).removeprefix("\ufeff").rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise JaxgenError(
+                        f"{shown(file)}, line {number}: not {encoding}, byte 0x{error.object[error.start]:02x}; name "
+                        "the right --encoding, such as latin-1"
+                    ) from error
+
+
+def _fields(line: str) -> list[str]:
+    """Splits a line at its tabs, but not at those in quotation marks."""
+    fields, place = [], 0
+    while True:
+        quoted = _QUOTED.match(line, place)
+        end = quoted.end() if quoted else line.find("\t", place)
+        end = len(line) if end < 0 else end
+        fields.append(quoted[1].replace('""', '"') if quoted else line[place:end])
+        if end == len(line):
+            return fields
+        place = end + 1

@@ -1,0 +1,140 @@
+"""Masked language modelling: the hidden tokens of a text, from those on both sides of them (Devlin et al. 2019)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Key
+
+from jaxgen import losses, metrics
+from jaxgen.errors import UsageError
+from jaxgen.metrics import Mean, Metric
+from jaxgen.objectives import FRACTION, MaskedTokens, content_rngs, mask_tokens
+from jaxgen.tasks.base import (
+    check_text,
+    check_vocabulary,
+    init_model,
+    likeliest,
+    output_layer,
+    read_text,
+)
+from jaxgen.train.context import Batch, Context, Outputs, Params
+
+
+@dataclass(frozen=True)
+class MaskedLanguageModelling:
+    """Predicts tokens of `tokens` int32 [batch, time] that are hidden: others at each step, the same in evaluation.
+
+    A batch may say more: `lengths` int32 [batch], the tokens that aren't padding; `type_ids` int32 [batch, time];
+    `continues` bool [batch, time], which tokens go on the word of the token before: then whole words are hidden; and
+    `weight` [batch].
+
+    Attributes:
+        model: a module with `vocabulary_size`, that has, beside its call on `tokens`, which makes all parameters,
+            `masked_features(tokens, positions, *, lengths, type_ids, train)`, what the masked-LM head predicts the
+            tokens at `positions` int32 [batch, slots] from, [batch, slots, width]; and `output()`, the kernel [width,
+            vocabulary] and bias [vocabulary] that make logits of it. Logits are thus computed where they count alone.
+        mask_token: what stands in the place of a hidden token.
+        special_tokens: those that are never hidden.
+        fraction: of the tokens that is hidden.
+        tokenizer: fingerprint of the tokenizer that the tokens are of.
+    """
+
+    model: nn.Module
+    mask_token: int
+    special_tokens: tuple[int, ...] = ()
+    fraction: float = FRACTION
+    tokenizer: str = ""
+
+    def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
+        """Makes the model's parameters; they don't hang on the length of the texts."""
+        return init_model(self.model, rng, jax.ShapeDtypeStruct((1, 2), jnp.int32))
+
+    def check(self, source: Any) -> None:
+        """Checks that a data source is a text, and of the model's vocabulary.
+
+        Raises:
+            UsageError: where it isn't.
+        """
+        check_text(source, ("tokens",), self.tokenizer)
+        check_vocabulary(source, self.model.vocabulary_size)
+        if not 0 <= self.mask_token < self.model.vocabulary_size:
+            raise UsageError(
+                f"the mask token is {self.mask_token}, but the model knows {self.model.vocabulary_size} tokens"
+            )
+
+    def initial_carry(self, batch_size: int) -> tuple[()]:
+        """Has no recurrent state."""
+        return ()
+
+    def loss(
+        self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
+    ) -> tuple[dict[str, Mean], Outputs]:
+        """Gives the cross-entropy in nats a hidden token, and its perplexity; in evaluation also the accuracy."""
+        rngs = context.example_rngs() if context.train else content_rngs(batch["tokens"])
+        masked = self._hide(rngs, batch)
+        features = self._features(params, model_state, masked.inputs, masked.positions, batch, context)
+        kernel, bias = output_layer(self.model, params)
+        weights = masked.weights
+        if "weight" in batch:
+            weights = weights * metrics.spread(batch["weight"], weights.shape)
+        nats = losses.linear_cross_entropy(features, kernel, bias, masked.labels, weights)
+        reported: dict[str, Metric] = {"perplexity": metrics.Perplexity(nats.total, nats.count)}
+        if not context.train:
+            found, _ = likeliest(features, kernel, bias)
+            reported["accuracy"] = Mean.of(found == masked.labels, weights)
+        return {"cross_entropy": nats}, Outputs(reported, model_state, carry)
+
+    def _hide(self, rngs: Key[Array, " batch"], batch: Batch) -> MaskedTokens:
+        return mask_tokens(
+            rngs,
+            batch["tokens"],
+            self.maskable(batch),
+            mask_token=self.mask_token,
+            vocabulary_size=self.model.vocabulary_size,
+            fraction=self.fraction,
+            continues=batch.get("continues"),
+        )
+
+    def maskable(self, batch: Batch) -> Bool[Array, "batch time"]:
+        """Tells which tokens of a batch may be hidden: neither special ones nor padding."""
+        tokens = jnp.asarray(batch["tokens"])
+        found = ~jnp.isin(tokens, jnp.array(self.special_tokens, jnp.int32))
+        if "lengths" in batch:
+            found &= jnp.arange(tokens.shape[1]) < jnp.asarray(batch["lengths"])[:, None]
+        return found
+
+    def _features(
+        self,
+        params: Params,
+        model_state: Any,
+        tokens: Array,
+        positions: Array,
+        batch: Batch,
+        context: Context | None,
+    ) -> Array:
+        return read_text(
+            self.model,
+            params,
+            model_state,
+            context,
+            "masked_features",
+            tokens,
+            positions,
+            lengths=batch.get("lengths"),
+            type_ids=batch.get("type_ids"),
+        )
+
+    def predict(self, params: Params, model_state: Any, batch: Batch) -> dict[str, Array]:
+        """Fills texts in as they are: gives each place's likeliest token and its probability.
+
+        Returns:
+            `prediction` int32 and `probability` float32 [batch, time].
+        """
+        tokens = jnp.asarray(batch["tokens"])
+        everywhere = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        features = self._features(params, model_state, tokens, everywhere, batch, None)
+        found, probabilities = likeliest(features, *output_layer(self.model, params))
+        return {"prediction": found, "probability": probabilities}

@@ -1,0 +1,173 @@
+"""From text to text: the loss against one written out, what the decoder reads, and corrupted spans."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.config import describe, rebuild
+from jaxgen.data import from_arrays
+from jaxgen.errors import UsageError
+from jaxgen.models import RecurrentLanguageModel
+from jaxgen.objectives import content_rngs, corrupt_spans, spans_shapes
+from jaxgen.tasks import SequenceToSequence, SpanCorruption
+from jaxgen.train.context import Context
+
+VOCABULARY = 40
+
+
+class MeanAndLast(nn.Module):
+    """Predicts a token from the one before and the mean of what was read."""
+
+    vocabulary_size: int = VOCABULARY
+
+    def setup(self):
+        self.embedding = nn.Embed(self.vocabulary_size, 6)
+        self.dense = nn.Dense(8)
+        self.kernel = self.param("kernel", nn.initializers.normal(0.5), (8, self.vocabulary_size))
+        self.bias = self.param("bias", nn.initializers.normal(0.5), (self.vocabulary_size,))
+
+    def __call__(self, inputs, input_lengths, decoder_inputs, *, train=False):
+        return self.features(inputs, input_lengths, decoder_inputs, train=train) @ self.kernel + self.bias
+
+    def features(self, inputs, input_lengths=None, decoder_inputs=None, *, train=False):
+        inputs = jnp.asarray(inputs)
+        there = (
+            jnp.ones(inputs.shape)
+            if input_lengths is None
+            else jnp.arange(inputs.shape[1]) < input_lengths[:, None]
+        )
+        mean = (self.embedding(inputs) * there[..., None]).sum(axis=1) / there.sum(axis=1)[:, None]
+        previous = self.embedding(decoder_inputs)
+        read = jnp.broadcast_to(mean[:, None], previous.shape)
+        return nn.tanh(self.dense(jnp.concatenate([read, previous], axis=-1)))
+
+    def output(self):
+        return self.kernel, self.bias
+
+
+TASK = SequenceToSequence(MeanAndLast())
+SPANS = SpanCorruption(MeanAndLast(), first_sentinel=VOCABULARY - 1, fraction=0.5)
+TOKENS = np.random.default_rng(0).integers(2, 30, (4, 24)).astype(np.int32)
+LABELS = np.array([[5, 6, 7, 8, 1], [9, 3, 1, -1, -1], [1, -1, -1, -1, -1], [4, 5, 6, 7, 1]], np.int32)
+BATCH = {
+    "tokens": TOKENS,
+    "lengths": np.array([24, 10, 24, 1]),
+    "labels": LABELS,
+    "weight": np.array([1, 1, 1, 0], np.float32),
+}
+PARAMS = TASK.init(jax.random.key(0), BATCH)[0]
+LOGITS = jax.jit(
+    lambda params: TASK.model.apply({"params": params}, TOKENS, BATCH["lengths"], TASK.shifted(LABELS))
+)
+EVALUATION = Context(rng=jax.random.key(0), step=0, places=jnp.arange(4), train=False)
+TRAINING = dataclasses.replace(EVALUATION, train=True)
+
+
+@functools.lru_cache
+def compiled(task):
+    return jax.jit(lambda batch, context: task.loss(PARAMS, {}, (), batch, context))
+
+
+def loss(task, batch, context=EVALUATION):
+    terms, outputs = compiled(task)(batch, context)
+    return terms["cross_entropy"], outputs.metrics
+
+
+def test_decoder_reads_the_start_and_all_labels_but_the_last():
+    task = dataclasses.replace(TASK, start_token=2)
+    assert task.shifted(LABELS).tolist() == [
+        [2, 5, 6, 7, 8],
+        [2, 9, 3, 1, 2],
+        [2, 1, 2, 2, 2],
+        [2, 4, 5, 6, 7],
+    ]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_is_that_of_all_logits(smoothing):
+    found, figures = loss(dataclasses.replace(TASK, label_smoothing=smoothing), BATCH)
+    logits = LOGITS(PARAMS)
+    counted = (LABELS >= 0) & (BATCH["weight"] > 0)[:, None]
+    targets = optax.smooth_labels(jax.nn.one_hot(LABELS, VOCABULARY), smoothing)
+    assert found.compute() == pytest.approx(
+        float(optax.softmax_cross_entropy(logits, targets)[counted].mean()), rel=1e-5
+    )
+    plain = optax.softmax_cross_entropy(logits, jax.nn.one_hot(LABELS, VOCABULARY))[counted].mean()
+    assert figures["perplexity"].compute() == pytest.approx(float(jnp.exp(plain)), rel=1e-5)
+    assert figures["accuracy"].compute() == pytest.approx(
+        float((logits.argmax(-1) == LABELS)[counted].mean())
+    )
+    assert found.count == 5 + 3 + 1
+    assert not jax.eval_shape(lambda: TASK.loss(PARAMS, {}, (), BATCH, TRAINING)[1]).metrics
+
+
+def test_more_padding_changes_nothing():
+    padded = {
+        **BATCH,
+        "tokens": np.pad(TOKENS, ((0, 0), (0, 5)), constant_values=7),
+        "labels": np.pad(LABELS, ((0, 0), (0, 3)), constant_values=-1),
+    }
+    (one, _), (other, _) = loss(TASK, BATCH), loss(TASK, padded)
+    assert other.count == one.count and other.total == pytest.approx(float(one.total), rel=1e-5)
+
+
+def test_spans_are_corrupted_as_pairs_of_texts_would_be():
+    batch = {name: BATCH[name] for name in ("tokens", "lengths", "weight")}
+    corrupt = functools.partial(corrupt_spans, first_sentinel=VOCABULARY - 1, end_token=1, fraction=0.5)
+    corrupted = jax.jit(lambda tokens, lengths: corrupt(content_rngs(tokens), tokens, lengths))(
+        TOKENS, BATCH["lengths"]
+    )
+    pairs = {
+        "tokens": corrupted.inputs,
+        "lengths": corrupted.input_lengths,
+        "labels": np.where(corrupted.weights > 0, corrupted.targets, -1),
+        "weight": BATCH["weight"],
+    }
+    (found, _), (expected, _) = loss(SPANS, batch), loss(TASK, pairs)
+    assert found.total == expected.total and found.count == expected.count
+    # Texts that fill their rows need no lengths.
+    (one, _), (other, _) = (
+        loss(SPANS, {"tokens": TOKENS, "weight": BATCH["weight"], **lengths})
+        for lengths in ({}, {"lengths": np.full(4, 24)})
+    )
+    assert one.total == other.total
+
+
+def test_evaluation_corrupts_the_same_in_any_order_and_training_others_at_each_step():
+    batch = {"tokens": TOKENS, "weight": np.ones(4, np.float32)}
+    order = np.array([2, 0, 3, 1])
+    (found, _), (turned, _) = loss(SPANS, batch), loss(SPANS, {**batch, "tokens": TOKENS[order]})
+    assert turned.total == pytest.approx(float(found.total), rel=1e-5)
+    totals = [
+        loss(SPANS, batch, dataclasses.replace(TRAINING, rng=jax.random.key(seed)))[0].total
+        for seed in (1, 2)
+    ]
+    assert totals[0] != totals[1] and totals[0] != found.total
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UsageError, match="arrays has tokens, not tokens and labels"):
+        TASK.check(from_arrays({"tokens": TOKENS}))
+    source = from_arrays({"tokens": TOKENS, "labels": LABELS})
+    TASK.check(source)
+    SPANS.check(source)
+    with pytest.raises(UsageError, match="arrays has 41 tokens, but the model knows 40"):
+        TASK.check(dataclasses.replace(source, num_classes=41))
+    assert spans_shapes(24, 0.5).spans == 4
+    for first in (2, VOCABULARY):
+        task = dataclasses.replace(SPANS, first_sentinel=first)
+        with pytest.raises(
+            UsageError, match=f"the 4 sentinels from {first} down are not in the model's vocabulary of 40"
+        ):
+            task.check(source)
+
+
+def test_it_is_made_again_from_its_description():
+    task = SpanCorruption(RecurrentLanguageModel(5), label_smoothing=0.1, first_sentinel=4, fraction=0.2)
+    assert rebuild(describe(task)) == task
