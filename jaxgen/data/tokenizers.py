@@ -1,25 +1,21 @@
 """Tokenizers: text to numbers and back. Each is made from text, saved beside a run, and loaded with it."""
 
 import collections
-import contextlib
-import functools
 import hashlib
 import json
-import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32
 
+from jaxgen.data.sentencepieces import SentencePieces
+from jaxgen.data.subwords import MODELS, Ids, SpecialTokens, Subwords
 from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.files import read_json, write_json
-
-Ids = Int32[np.ndarray, " tokens"]
 
 UNKNOWN = "<unk>"
 _WORDS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]|\n")
@@ -177,113 +173,6 @@ def _split_words(text: str, lowercase: bool) -> list[str]:
     return _WORDS.findall(text.lower() if lowercase else text)
 
 
-@dataclass(frozen=True)
-class Subwords:
-    """Pieces of words, by Hugging Face's `tokenizers`; made of bytes, so that nothing is unknown.
-
-    Attributes:
-        serialised: the library's own description.
-        model: `bpe`, byte-pair encoding (Sennrich et al. 2016), or `unigram`, the likeliest of all ways to cut a word
-            (Kudo 2018).
-    """
-
-    serialised: str = field(repr=False)
-    model: str = "bpe"
-
-    @classmethod
-    def train(cls, texts: Iterable[str], vocabulary_size: int = 1000, model: str = "bpe") -> "Subwords":
-        """Learns a vocabulary.
-
-        Args:
-            texts: to learn from.
-            vocabulary_size: tokens, the 256 bytes among them.
-            model: which of the two.
-
-        Raises:
-            UsageError: for a vocabulary that has no room for the bytes.
-        """
-        import tokenizers
-        from tokenizers import decoders, models, pre_tokenizers, trainers
-
-        if vocabulary_size < 257:
-            raise UsageError(f"a vocabulary of {vocabulary_size} is too small: the bytes alone are 256")
-        learner = tokenizers.Tokenizer(models.BPE() if model == "bpe" else models.Unigram())
-        learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        learner.decoder = decoders.ByteLevel()
-        trainer: Any = trainers.BpeTrainer if model == "bpe" else trainers.UnigramTrainer
-        # It comes in another order each time.
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        with _one_thread():
-            learner.train_from_iterator(
-                texts, trainer(vocab_size=vocabulary_size, initial_alphabet=alphabet, show_progress=False)
-            )
-        serialised = learner.to_str()
-        return cls(serialised if model == "bpe" else _settled(serialised), model)
-
-    @property
-    def _tokenizer(self) -> Any:
-        return _loaded(self.serialised)
-
-    @property
-    def vocabulary(self) -> Sequence[str]:
-        """The subwords; a space is shown as `Ġ`, as is usual for tokens of bytes."""
-        numbers = self._tokenizer.get_vocab()
-        return sorted(numbers, key=numbers.__getitem__)
-
-    def encode(self, text: str) -> Ids:
-        """Gives the subwords; raises UsageError for bytes that are no text."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError("the text has bytes that are no UTF-8: leave them out") from error
-        return np.array(self._tokenizer.encode(text).ids, np.int32)
-
-    def decode(self, ids: Sequence[int] | Ids) -> str:
-        """Gives the text."""
-        return self._tokenizer.decode([int(number) for number in ids])
-
-    def describe(self) -> dict[str, Any]:
-        """The library's own description."""
-        return {"serialised": json.loads(self.serialised)}
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Has `tokenizers` count in one thread: several add up in an order that is never the same."""
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
-
-
-def _settled(serialised: str) -> str:
-    """Takes out of a unigram model what differs from one training to the next.
-
-    That is the last digits of scores, the order of pieces, and the scores of bytes that are rare or not there at all:
-    these get the lowest one, and 0.0001 more each, in no order.
-    """
-    told = json.loads(serialised)
-    scores = {piece: round(score, 6) for piece, score in told["model"]["vocab"]}
-    lowest = min(scores.values())
-    rare = [piece for piece, score in scores.items() if len(piece) == 1 and score < lowest + 256 * 1.1e-4]
-    scores.update(dict.fromkeys(rare, lowest))
-    ranked = sorted(scores, key=lambda piece: (-scores[piece], piece))
-    told["model"]["vocab"] = [[piece, scores[piece]] for piece in ranked]
-    return json.dumps(told)
-
-
-@functools.lru_cache(maxsize=8)
-def _loaded(serialised: str) -> Any:
-    import tokenizers
-
-    return tokenizers.Tokenizer.from_str(serialised)
-
-
 KINDS: dict[str, type] = {
     "characters": Characters,
     "bytes": Bytes,
@@ -291,12 +180,16 @@ KINDS: dict[str, type] = {
     "bpe": Subwords,
     "unigram": Subwords,
 }
+# And those that are made by name, or come from files of others.
+_KEPT: dict[str, type] = {**KINDS, **dict.fromkeys(MODELS, Subwords), "sentencepiece": SentencePieces}
 
 
 def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
     """Gives a tokenizer as JSON, with its kind and the version of the format."""
-    kinds = [name for name, made in KINDS.items() if isinstance(tokenizer, made)]
-    kind = tokenizer.model if isinstance(tokenizer, Subwords) else kinds[0]
+    if isinstance(tokenizer, Subwords):
+        kind = tokenizer.model
+    else:
+        kind = next(name for name, made in _KEPT.items() if isinstance(tokenizer, made))
     return {"format_version": _FORMAT_VERSION, "kind": kind, **tokenizer.describe()}
 
 
@@ -344,6 +237,9 @@ def _rebuild(told: dict[str, Any]) -> Tokenizer:
     kind = told.pop("kind")
     if kind == "words":
         return Words(tuple(told["words"]), told["lowercase"])
-    if KINDS[kind] is Subwords:
-        return Subwords(json.dumps(told["serialised"]), kind)
+    special = SpecialTokens.of(told.pop("special", {}))
+    if _KEPT[kind] is Subwords:
+        return Subwords(json.dumps(told["serialised"]), kind, special)
+    if _KEPT[kind] is SentencePieces:
+        return SentencePieces(told["serialised"], special)
     return KINDS[kind](**told)

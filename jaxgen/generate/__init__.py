@@ -3,11 +3,14 @@
 from jaxgen._lazy import exports
 
 _NAMES = {
+    "Beams": "jaxgen.generate.beam",
     "DecodeOutput": "jaxgen.generate.contract",
     "Decoder": "jaxgen.generate.contract",
     "Generated": "jaxgen.generate.decode",
+    "History": "jaxgen.generate.sampling",
     "LogitBias": "jaxgen.generate.sampling",
     "MinP": "jaxgen.generate.sampling",
+    "NoRepeatNgrams": "jaxgen.generate.sampling",
     "PresencePenalty": "jaxgen.generate.sampling",
     "RecurrentDecoder": "jaxgen.generate.recurrent",
     "RepetitionPenalty": "jaxgen.generate.sampling",
@@ -17,6 +20,7 @@ _NAMES = {
     "TopK": "jaxgen.generate.sampling",
     "TopP": "jaxgen.generate.sampling",
     "Typical": "jaxgen.generate.sampling",
+    "beam_search": "jaxgen.generate.beam",
     "generate": "jaxgen.generate.decode",
     "pad_prompts": "jaxgen.generate.prompts",
     "score": "jaxgen.generate.scoring",

@@ -13,14 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int32, Integer, Key
+from jaxtyping import Array, Bool, Float32, Int32, Integer, Key, Shaped
 
-from jaxgen.errors import UsageError
 from jaxgen.generate.contract import Decoder
 from jaxgen.generate.loop import How, Written, advance, draw_uniforms, start
-from jaxgen.generate.prompts import Request, prepare
+from jaxgen.generate.prompts import Request, check_numbers, prepare
 from jaxgen.generate.sampling import Sampler
-from jaxgen.generate.text import Row, Text, read_chunk
+from jaxgen.generate.text import Row, Text, make_rows, read_chunk
 from jaxgen.metrics import AnyArray
 
 _CHECK_EVERY = 32  # tokens between looks for stop strings
@@ -153,14 +152,9 @@ def stream(
         UsageError: for an empty prompt, numbers below 1, more tokens than the model's window, or stop tokens and biases
             of tokens that the vocabulary doesn't have; before anything is computed, but for the last.
     """
-    for name, value in (("max tokens", max_tokens), ("num samples", num_samples), ("chunk", chunk)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}; it must be at least 1")
+    check_numbers(max_tokens=max_tokens, num_samples=num_samples, chunk=chunk)
     request = prepare(prompt, prompt_lengths, max_tokens, decoder.max_length)
-    rows = []
-    if text is not None:
-        told = zip(request.prompt, request.lengths, strict=True)
-        rows = [Row(text, tokens[:length]) for tokens, length in told for _ in range(num_samples)]
+    rows = make_rows(text, request.prompt, request.lengths, num_samples)
     how = How(decoder, sampler or Sampler(), tuple(stop_tokens), num_samples, extras)
     return _chunks(how, params, model_state, request, inputs, rng, max_tokens, chunk, rows)
 
@@ -220,12 +214,9 @@ def _cut(
     texts: tuple[str, ...],
 ) -> Generated:
     """Takes a chunk to the host, with zeros behind the rows' ends."""
-    inside = np.arange(positions.stop - positions.start) < lengths[:, None]
 
     def take(leaf: Array) -> np.ndarray:
-        part = np.asarray(leaf)[:, positions]
-        kept = inside.reshape(*inside.shape, *(1,) * (part.ndim - 2))
-        return np.where(kept, part, np.zeros((), part.dtype))
+        return zero_behind(np.asarray(leaf)[:, positions], lengths)
 
     return Generated(
         take(written.tokens),
@@ -235,3 +226,12 @@ def _cut(
         jax.tree.map(take, written.extras),
         texts,
     )
+
+
+def zero_behind(
+    rows: Shaped[np.ndarray, "batch time ..."], lengths: Int32[np.ndarray, " batch"]
+) -> np.ndarray:
+    """Gives the rows with zeros behind their ends."""
+    inside = np.arange(rows.shape[1]) < lengths[:, None]
+    kept = inside.reshape(*inside.shape, *(1,) * (rows.ndim - 2))
+    return np.where(kept, rows, np.zeros((), rows.dtype))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 
 from jaxgen.generate.contract import DecodeOutput, Decoder
 from jaxgen.generate.drawing import log_normalizer
-from jaxgen.generate.sampling import Sampler, check_token
+from jaxgen.generate.sampling import History, Sampler, check_token
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Written:
     ended: Bool[Array, " batch"]
     stopped: Bool[Array, " batch"]
     counts: Any
+    history: Any
     extras: Any
 
 
@@ -58,32 +59,29 @@ def start(
         What was read: the output and the cache, a row for each sample; and what was written, nothing yet.
     """
     output, cache = how.decoder.prefill(params, model_state, inputs, prompt, lengths, max_length)
-
-    def repeat(leaf: Array) -> Array:
-        return jnp.repeat(leaf, how.num_samples, axis=0)
-
-    output, cache = jax.tree.map(repeat, (_asked(how, output), cache))
-    batch, vocabulary = output.logits.shape
-    for token in how.stop_tokens:
-        check_token("stop token", token, vocabulary)
-    counts = None
+    vocabulary = output.logits.shape[-1]
+    check_stop_tokens(how.stop_tokens, vocabulary)
+    counts = history = None
     if how.sampler.needs_counts:
         valid = (jnp.arange(prompt.shape[1]) < lengths[:, None]).astype(jnp.int32)
         counts = jnp.zeros((len(prompt), vocabulary), jnp.int32)
-        counts = repeat(counts.at[jnp.arange(len(prompt))[:, None], prompt].add(valid))
-
-    def room(leaf: Array) -> Array:
-        return jnp.zeros((batch, new_tokens, *leaf.shape[1:]), leaf.dtype)
-
+        counts = counts.at[jnp.arange(len(prompt))[:, None], prompt].add(valid)
+    if how.sampler.needs_history:
+        history = History(jnp.pad(prompt, ((0, 0), (0, new_tokens))), lengths)
+    output, cache, counts, history = repeat_rows(
+        (asked(output, how.extras), cache, counts, history), how.num_samples
+    )
+    batch = len(output.logits)
     written = Written(
         position=jnp.int32(0),
-        tokens=room(jnp.zeros(batch, jnp.int32)),
-        log_probs=room(jnp.zeros(batch, jnp.float32)),
+        tokens=jnp.zeros((batch, new_tokens), jnp.int32),
+        log_probs=jnp.zeros((batch, new_tokens), jnp.float32),
         lengths=jnp.zeros(batch, jnp.int32),
         ended=jnp.zeros(batch, bool),
         stopped=jnp.zeros(batch, bool),
         counts=counts,
-        extras=jax.tree.map(room, output.extras),
+        history=history,
+        extras=make_room(output.extras, new_tokens),
     )
     return (output, cache), written
 
@@ -107,7 +105,7 @@ def advance(
         (output, cache), written = loop
         token, written = _write(how, written, output, uniforms)
         output, cache = how.decoder.decode_step(params, model_state, token, cache)
-        return (_asked(how, output), cache), written
+        return (asked(output, how.extras), cache), written
 
     return lax.while_loop(goes_on, step, (read, written))
 
@@ -131,27 +129,56 @@ def _write(
 ) -> tuple[Int32[Array, " batch"], Written]:
     """Draws each row's next token, and notes what belongs to it. Rows that have ended go on, beyond their length."""
     position, logits = written.position, output.logits.astype(jnp.float32)
-    token = how.sampler(logits, written.counts, None if uniforms is None else uniforms[:, position])
+    drawn_at = None if uniforms is None else uniforms[:, position]
+    token = how.sampler(logits, written.counts, drawn_at, written.history)
     log_prob = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0] - log_normalizer(logits)
-    is_stop = jnp.isin(token, jnp.array(how.stop_tokens, jnp.int32)) & ~written.ended
+    is_stop = is_any_of(token, how.stop_tokens) & ~written.ended
     counts = written.counts
     if counts is not None:
         counts += token[:, None] == jnp.arange(logits.shape[-1])
-
-    def put(whole: Array, now: Array) -> Array:
-        return lax.dynamic_update_index_in_dim(whole, now, position, axis=1)
-
     return token, Written(
         position=position + 1,
-        tokens=put(written.tokens, token),
-        log_probs=put(written.log_probs, log_prob),
+        tokens=put(written.tokens, token, position),
+        log_probs=put(written.log_probs, log_prob, position),
         lengths=written.lengths + ~written.ended,
         ended=written.ended | is_stop,
         stopped=written.stopped | is_stop,
         counts=counts,
-        extras=jax.tree.map(put, written.extras, output.extras),
+        history=None if written.history is None else written.history.and_then(token),
+        extras=put(written.extras, output.extras, position),
     )
 
 
-def _asked(how: How, output: DecodeOutput) -> DecodeOutput:
-    return DecodeOutput(output.logits, output.extras if how.extras else {})
+def asked(output: DecodeOutput, extras: bool) -> DecodeOutput:
+    """Leaves out the extras that nobody asked for."""
+    return DecodeOutput(output.logits, output.extras if extras else {})
+
+
+def repeat_rows(tree: Any, times: int) -> Any:
+    """Gives each row so often, next to each other."""
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), tree)
+
+
+def make_room(now: Any, time: int) -> Any:
+    """Gives zeros [batch, time, ...] for leaves [batch, ...]."""
+    return jax.tree.map(lambda leaf: jnp.zeros((len(leaf), time, *leaf.shape[1:]), leaf.dtype), now)
+
+
+def put(whole: Any, now: Any, position: Int32[Array, ""]) -> Any:
+    """Writes leaves [batch, ...] at a position of leaves [batch, time, ...]."""
+
+    def one(whole: Array, now: Array) -> Array:
+        return lax.dynamic_update_index_in_dim(whole, now, position, axis=1)
+
+    return jax.tree.map(one, whole, now)
+
+
+def is_any_of(tokens: Int32[Array, "..."], wanted: tuple[int, ...]) -> Bool[Array, "..."]:
+    """Tells which tokens are among those wanted."""
+    return jnp.isin(tokens, jnp.array(wanted, jnp.int32))
+
+
+def check_stop_tokens(tokens: tuple[int, ...], vocabulary_size: int) -> None:
+    """Refuses stop tokens that the vocabulary doesn't have."""
+    for token in tokens:
+        check_token("stop token", token, vocabulary_size)

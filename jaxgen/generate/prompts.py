@@ -70,6 +70,13 @@ def prepare(
     return Request(padded, lengths, new_tokens, max_length)
 
 
+def check_numbers(**numbers: int) -> None:
+    """Refuses numbers below 1; their names are those of the arguments."""
+    for name, value in numbers.items():
+        if value < 1:
+            raise UsageError(f"{name.replace('_', ' ')} is {value}; it must be at least 1")
+
+
 def check_window(prompt_length: int, max_tokens: int, window: int | None) -> None:
     """Refuses more tokens than a model can see."""
     if window is not None and prompt_length + max_tokens > window:

@@ -1,7 +1,8 @@
 """How the next token is drawn: rules that change the logits, one after the other, and a draw from what they leave.
 
 A rule is a frozen dataclass, called with float32 logits [batch, vocabulary] and, where it says that it `needs_counts`,
-with how often each token stands in the row so far, prompt included. What a rule rules out gets minus infinity.
+with how often each token stands in the row so far, prompt included. A `HistoryRule` gets the tokens themselves. What a
+rule rules out gets minus infinity.
 """
 
 import math
@@ -12,12 +13,30 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jaxtyping import Array, Float, Int32
 
 from jaxgen.errors import UsageError
 from jaxgen.generate.drawing import Logits, draw, first, keep_first
 
 Counts = Int32[Array, "batch vocabulary"]
+
+
+@struct.dataclass
+class History:
+    """Each row's tokens so far, prompt included.
+
+    Attributes:
+        tokens: anything behind a row's length.
+        lengths: tokens of each row.
+    """
+
+    tokens: Int32[Array, "batch time"]
+    lengths: Int32[Array, " batch"]
+
+    def and_then(self, token: Int32[Array, " batch"]) -> "History":
+        """Gives the history with one more token a row."""
+        return History(self.tokens.at[jnp.arange(len(token)), self.lengths].set(token), self.lengths + 1)
 
 
 @runtime_checkable
@@ -30,6 +49,20 @@ class Rule(Protocol):
         ...
 
     def __call__(self, logits: Logits, counts: Counts | None) -> Logits:
+        """Gives the changed logits."""
+        ...
+
+
+@runtime_checkable
+class HistoryRule(Protocol):
+    """A change of the logits that hangs on the order of the tokens so far."""
+
+    @property
+    def needs_history(self) -> bool:
+        """True; what tells it from a `Rule`."""
+        ...
+
+    def __call__(self, logits: Logits, history: History) -> Logits:
         """Gives the changed logits."""
         ...
 
@@ -187,6 +220,34 @@ class PresencePenalty:
         return logits - self.penalty * (_given(counts) > 0)
 
 
+@dataclass(frozen=True)
+class NoRepeatNgrams:
+    """Forbids the tokens that would complete an n-gram that stands in the row already, prompt included.
+
+    Paulus, Xiong and Socher (2018), section 2.5, forbid trigrams.
+
+    Raises:
+        UsageError: if the size is below 1.
+    """
+
+    size: int
+    needs_history: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _check("size of n-grams", self.size, self.size >= 1, "at least 1")
+
+    def __call__(self, logits: Logits, history: History) -> Logits:
+        """Looks for the row's last tokens further up, and forbids those that followed there."""
+        tokens, lengths = history.tokens, history.lengths[:, None]
+        rows, width = jnp.arange(len(tokens))[:, None], tokens.shape[1]
+        places = jnp.arange(self.size - 1, width)
+        repeated = places < lengths
+        for back in range(1, self.size):
+            repeated &= tokens[:, places - back] == tokens[rows, lengths - back]
+        forbidden = jnp.zeros(logits.shape, bool).at[rows, tokens[:, places]].max(repeated)
+        return jnp.where(forbidden, -jnp.inf, logits)
+
+
 @dataclass(frozen=True, init=False)
 class LogitBias:
     """Adds to the logits of single tokens; minus infinity forbids one.
@@ -230,7 +291,7 @@ class Sampler:
             the first.
     """
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[Rule | HistoryRule, ...] = ()
     greedy: bool = False
 
     def __post_init__(self) -> None:
@@ -248,6 +309,7 @@ class Sampler:
         typical_p: float | None = None,
         repetition_penalty: float | None = None,
         presence_penalty: float | None = None,
+        no_repeat_ngrams: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
     ) -> "Sampler":
         """Makes a sampler of what is given, in the usual order: penalties, biases, temperature, then what to keep.
@@ -255,9 +317,10 @@ class Sampler:
         Raises:
             UsageError: for values that the rules refuse.
         """
-        made: tuple[tuple[Callable[[Any], Rule], Any], ...] = (
+        made: tuple[tuple[Callable[[Any], Rule | HistoryRule], Any], ...] = (
             (RepetitionPenalty, repetition_penalty),
             (PresencePenalty, presence_penalty),
+            (NoRepeatNgrams, no_repeat_ngrams),
             (LogitBias, logit_bias),
             (Temperature, temperature),
             (TopK, top_k),
@@ -269,11 +332,20 @@ class Sampler:
 
     @property
     def needs_counts(self) -> bool:
+        """Whether any rule looks at how often tokens were there."""
+        return any(rule.needs_counts for rule in self.rules if not isinstance(rule, HistoryRule))
+
+    @property
+    def needs_history(self) -> bool:
         """Whether any rule looks at the tokens so far."""
-        return any(rule.needs_counts for rule in self.rules)
+        return any(isinstance(rule, HistoryRule) for rule in self.rules)
 
     def __call__(
-        self, logits: Logits, counts: Counts | None, uniforms: Float[Array, " batch"] | None
+        self,
+        logits: Logits,
+        counts: Counts | None,
+        uniforms: Float[Array, " batch"] | None,
+        history: History | None = None,
     ) -> Int32[Array, " batch"]:
         """Draws a token a row.
 
@@ -281,17 +353,18 @@ class Sampler:
             logits: float32.
             counts: of the tokens so far, where the rules need them.
             uniforms: a number in [0, 1) a row; none where the sampler is greedy.
+            history: the tokens so far, where the rules need them.
         """
         for rule in self.rules:
-            logits = rule(logits, counts)
+            logits = rule(logits, _given(history)) if isinstance(rule, HistoryRule) else rule(logits, counts)
         if self.greedy or uniforms is None:
             return first(logits == logits.max(axis=-1, keepdims=True))
         return draw(logits, uniforms)
 
 
-def _given(counts: Counts | None) -> Counts:
-    assert counts is not None, "the loop keeps counts for the rules that need them"
-    return counts
+def _given(kept: Any) -> Any:
+    assert kept is not None, "the loop keeps counts and history for the rules that need them"
+    return kept
 
 
 def check_token(kind: str, token: int, vocabulary_size: int) -> None:

@@ -85,6 +85,14 @@ class Row:
         return len(text) - max(begun, default=0)
 
 
+def make_rows(text: Text | None, prompts: np.ndarray, lengths: np.ndarray, times: int) -> list[Row]:
+    """Gives a row for each text that is to be written from each prompt; none where no text was asked for."""
+    if text is None:
+        return []
+    told = zip(prompts, lengths, strict=True)
+    return [Row(text, tokens[:length]) for tokens, length in told for _ in range(times)]
+
+
 def read_chunk(
     rows: Sequence[Row], tokens: np.ndarray, lengths: np.ndarray, stopped: np.ndarray
 ) -> np.ndarray:
