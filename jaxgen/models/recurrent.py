@@ -96,9 +96,9 @@ def recur(
 def _recur_forwards(
     cell: Cell, params: Params, carry: Carry, inputs: Array, masks: Masks
 ) -> tuple[tuple[Array, Carry], tuple]:
-    kernel, multiply = params["recurrent_kernel"], _product
-    if len(inputs) > 1:  # for a single step, transposing takes longer than it saves
-        kernel, multiply = kernel.T, _by_columns
+    # For a single step, transposing takes longer than it saves.
+    kernel = params["recurrent_kernel"].T if len(inputs) > 1 else params["recurrent_kernel"]
+    multiply = _by_columns if len(inputs) > 1 else _product
 
     def step(carry: Carry, now: tuple[Array, dict[str, Array]]) -> tuple[Carry, tuple[Carry, Any]]:
         from_inputs, at_step = now
