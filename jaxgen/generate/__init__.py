@@ -3,8 +3,10 @@
 from jaxgen._lazy import exports
 
 _NAMES = {
+    "CausalDecoder": "jaxgen.generate.transformer",
     "DecodeOutput": "jaxgen.generate.contract",
     "Decoder": "jaxgen.generate.contract",
+    "EncoderDecoder": "jaxgen.generate.transformer",
     "Generated": "jaxgen.generate.decode",
     "LogitBias": "jaxgen.generate.sampling",
     "MinP": "jaxgen.generate.sampling",
