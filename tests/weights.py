@@ -1,6 +1,7 @@
 """Parameters for tests: larger than those that models begin with, so that all parts matter, norms and biases too."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -10,7 +11,7 @@ def random_params(model, *inputs, deviation=0.2):
 
     def draw(path, leaf):
         drawn = rng.normal(size=leaf.shape) * deviation + (path[-1].key == "scale")
-        return np.asarray(drawn, np.float32)
+        return jnp.asarray(drawn, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes_of(model, *inputs))
 

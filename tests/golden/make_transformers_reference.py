@@ -145,6 +145,8 @@ def make(family, sizes):
             tie_word_embeddings=sizes["tied"],
         )
         model = transformers.T5ForConditionalGeneration(config)
+        if not sizes["tied"]:  # transformers 5 makes them one all the same, unless a checkpoint has both
+            model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             around_one = "norm" in name.lower() or ".ln_" in name

@@ -108,9 +108,8 @@ def trained(**options):
     return of(params)
 
 
-@pytest.mark.parametrize("options", [{"remat": True}, {"remat": True, "scan_layers": True}])
-def test_remat_and_scanned_layers_change_nothing(options):
-    plain, changed = trained(), trained(**options)
+def test_remat_and_scanned_layers_change_nothing():
+    plain, changed = trained(), trained(remat=True, scan_layers=True)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), changed, plain)
 
 
@@ -155,13 +154,13 @@ def test_half_precision_is_near_and_gives_float32_logits():
 
 
 def test_it_begins_as_in_the_paper():
-    model = GPT(**SIZES | {"num_layers": 8, "embedding_size": 64})
+    model = GPT(**SIZES | {"embedding_size": 64})
     for layer in model.init(jax.random.key(0), TOKENS[:, :1])["params"]["layers"].values():
         for part, name, deviation in (
             ("attention", "query", 0.02),
-            ("attention", "output", 0.005),
+            ("attention", "output", 0.01),
             ("feed_forward", "up", 0.02),
-            ("feed_forward", "down", 0.005),
+            ("feed_forward", "down", 0.01),
         ):
             np.testing.assert_allclose(layer[part][name]["kernel"].std(), deviation, rtol=0.05)
             assert not layer[part][name]["bias"].any()
