@@ -4,8 +4,10 @@ from jaxgen._lazy import exports
 
 _NAMES = {
     "Beams": "jaxgen.generate.beam",
+    "CausalDecoder": "jaxgen.generate.transformer",
     "DecodeOutput": "jaxgen.generate.contract",
     "Decoder": "jaxgen.generate.contract",
+    "EncoderDecoder": "jaxgen.generate.transformer",
     "Generated": "jaxgen.generate.decode",
     "History": "jaxgen.generate.sampling",
     "LogitBias": "jaxgen.generate.sampling",

@@ -1,15 +1,21 @@
 """Pure Flax Linen modules, a family a file. They know nothing of losses, optimisers or data."""
 
+from jaxgen.models.bert import BERT
 from jaxgen.models.cnn import ConvNet
 from jaxgen.models.convolution import average_pool, convolve, convolve_transposed, max_pool
 from jaxgen.models.feed_forward import FeedForward
+from jaxgen.models.gpt import GPT
 from jaxgen.models.language_model import RecurrentLanguageModel
 from jaxgen.models.recurrent import Recurrent
 from jaxgen.models.row_reader import RowReader
 from jaxgen.models.sequence_net import SequenceNet
 from jaxgen.models.sequence_reader import SequenceReader
+from jaxgen.models.t5 import T5
 
 __all__ = [
+    "BERT",
+    "GPT",
+    "T5",
     "ConvNet",
     "FeedForward",
     "Recurrent",

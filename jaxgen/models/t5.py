@@ -1,0 +1,255 @@
+"""T5: an encoder that sees both ways, and a causal decoder that attends to it."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32, Integer
+
+from jaxgen.errors import UsageError
+from jaxgen.metrics import AnyArray
+from jaxgen.models.attention import AttentionInit, Cache, Masks
+from jaxgen.models.layers import Dropout, check_sizes, dtype_name
+from jaxgen.models.positions import RelativeBias
+from jaxgen.models.transformer import (
+    Architecture,
+    FeedForwardInit,
+    Stack,
+    Step,
+    Surroundings,
+    check_fields,
+)
+
+
+class T5(nn.Module):
+    """Makes texts of texts (Raffel et al. 2020); the defaults are the small one.
+
+    Version 1.1 (Shazeer 2020) has `activation="geglu"` and `tied=False`, and dropout in fine-tuning alone.
+
+    Attributes:
+        vocabulary_size: tokens.
+        embedding_size: width of all that goes from block to block.
+        num_layers: blocks of the encoder.
+        num_decoder_layers: blocks of the decoder; None for as many.
+        num_heads: of attention.
+        head_size: depth of each, which needn't divide the width.
+        feed_forward_size: width inside of the feed-forward layers.
+        activation: `relu`, or `geglu` for version 1.1; others as for `GPT`.
+        tied: whether the last layer's weights are the embedding's; the features are then scaled by width^-1/2.
+        num_buckets: of relative distances.
+        max_distance: all from here on are in the last bucket.
+        norm_epsilon: added to the mean square.
+        dropout: part of the embeddings, of the attention's weights, of what is inside of feed-forward layers, of the
+            outputs of each part of a block and of both stacks that is dropped in training (rng `dropout`).
+        remat: whether what is inside of a block is computed again for the gradient, and not kept.
+        scan_layers: whether the blocks are one loop, which compiles faster.
+        attention_block: queries at a time, for long contexts; 0 for all at once.
+        dtype: to compute in, by name or as a dtype; None is float32. Parameters and logits are float32.
+
+    Raises:
+        UsageError: when it is made, for unknown names, or sizes and rates out of range.
+    """
+
+    vocabulary_size: int = 32_128
+    embedding_size: int = 512
+    num_layers: int = 6
+    num_decoder_layers: int | None = None
+    num_heads: int = 8
+    head_size: int = 64
+    feed_forward_size: int = 2048
+    activation: str = "relu"
+    tied: bool = True
+    num_buckets: int = 32
+    max_distance: int = 128
+    norm_epsilon: float = 1e-6
+    dropout: float = 0.1
+    remat: bool = False
+    scan_layers: bool = False
+    attention_block: int = 0
+    dtype: Any = None
+
+    def __post_init__(self) -> None:
+        """Refuses impossible values before anything is computed."""
+        check_fields(self)
+        check_sizes(head_size=(self.head_size,))
+        if self.num_decoder_layers is not None:
+            check_sizes(num_decoder_layers=(self.num_decoder_layers,))
+        if self.num_buckets < 4 or self.num_buckets % 2:
+            raise UsageError(f"num_buckets is {self.num_buckets}; it must be even, and 4 at least")
+        if self.max_distance <= self.num_buckets // 2:
+            raise UsageError(
+                f"max_distance is {self.max_distance}; it must be more than half of the {self.num_buckets} buckets"
+            )
+        self.dtype = dtype_name(self.dtype)
+        super().__post_init__()
+
+    def setup(self) -> None:
+        """Makes the layers; the factors are those of Mesh TensorFlow, where queries aren't scaled in the scores."""
+        width, inside = self.embedding_size, self.num_heads * self.head_size
+        narrow = nn.initializers.normal(width**-0.5)
+        self.token_embedding = nn.Embed(
+            self.vocabulary_size, width, dtype=self.dtype, embedding_init=nn.initializers.normal(1.0)
+        )
+        self.encoder_bias, self.decoder_bias = (
+            RelativeBias(self.num_heads, self.num_buckets, self.max_distance, bidirectional, narrow)
+            for bidirectional in (True, False)
+        )
+        encoder, decoder = (
+            Architecture(
+                width=width,
+                num_heads=self.num_heads,
+                head_size=self.head_size,
+                feed_forward_size=self.feed_forward_size,
+                attention_init=AttentionInit(
+                    query=nn.initializers.normal((width * self.head_size) ** -0.5),
+                    key_value=narrow,
+                    output=nn.initializers.normal(inside**-0.5),
+                ),
+                feed_forward_init=FeedForwardInit(
+                    up=narrow, down=nn.initializers.normal(self.feed_forward_size**-0.5)
+                ),
+                activation=self.activation,
+                norm="rms",
+                norm_epsilon=self.norm_epsilon,
+                use_bias=False,
+                causal=is_decoder,
+                cross=is_decoder,
+                scale=1.0,
+                dropout=self.dropout,
+                inner_dropout=True,
+                attention_block=self.attention_block,
+                dtype=self.dtype,
+            )
+            for is_decoder in (False, True)
+        )
+        self.encoder = Stack(encoder, self.num_layers, self.remat, self.scan_layers)
+        decoder_layers = self.num_decoder_layers or self.num_layers
+        self.decoder = Stack(decoder, decoder_layers, self.remat, self.scan_layers)
+        self.encoder_norm, self.decoder_norm = encoder.make_norm(), decoder.make_norm()
+        if not self.tied:
+            # Narrower than the 1.0 of some ports, with which the first logits would be as wide as the width's root.
+            self.output_kernel = self.param(
+                "output_kernel", narrow, (width, self.vocabulary_size), jnp.float32
+            )
+        self.drop = Dropout(self.dropout)
+
+    def __call__(
+        self,
+        source: Integer[AnyArray, "batch source_time"],
+        tokens: Integer[AnyArray, "batch time"],
+        *,
+        source_lengths: Integer[AnyArray, " batch"] | None = None,
+        lengths: Integer[AnyArray, " batch"] | None = None,
+        train: bool = False,
+    ) -> Float32[Array, "batch time vocabulary_size"]:
+        """Gives float32 logits of what follows each token.
+
+        Args:
+            source: tokens of the text to read.
+            tokens: of the text to write, behind the token that it begins with (that of padding, for T5).
+            source_lengths: the tokens that aren't padding, of each source.
+            lengths: the same of each text to write.
+            train: whether dropout drops.
+        """
+        features = self.features(source, tokens, source_lengths=source_lengths, lengths=lengths, train=train)
+        return self.logits(features)
+
+    def features(
+        self,
+        source: Integer[AnyArray, "batch source_time"],
+        tokens: Integer[AnyArray, "batch time"],
+        *,
+        source_lengths: Integer[AnyArray, " batch"] | None = None,
+        lengths: Integer[AnyArray, " batch"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch time width"]:
+        """Gives what the logits are made of; see the call."""
+        encoded = self.encode(source, lengths=source_lengths, train=train)
+        embedded, around = self._written(tokens, lengths, encoded, source_lengths)
+        hidden = self.decoder(self.drop(embedded, train=train), around, train=train)
+        return self._scaled(self.drop(self.decoder_norm(hidden), train=train))
+
+    def encode(
+        self,
+        source: Integer[AnyArray, "batch source_time"],
+        *,
+        lengths: Integer[AnyArray, " batch"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "batch source_time width"]:
+        """Gives the encoder's features of each token."""
+        embedded, around = self._read(source, lengths)
+        hidden = self.encoder(self.drop(embedded, train=train), around, train=train)
+        return self.drop(self.encoder_norm(hidden), train=train)
+
+    def logits(self, features: Float[Array, "*batch width"]) -> Float32[Array, "*batch vocabulary_size"]:
+        """Gives float32 logits from what `features` gave."""
+        kernel, _ = self.output()
+        return jnp.matmul(features, kernel.astype(features.dtype), preferred_element_type=jnp.float32)
+
+    def output(self) -> tuple[Float[Array, "width vocabulary_size"], Float[Array, " vocabulary_size"]]:
+        """Gives the last layer's kernel, and zeros for its bias."""
+        kernel = self.token_embedding.embedding.T if self.tied else self.output_kernel
+        return jnp.asarray(kernel), jnp.zeros(self.vocabulary_size)
+
+    def attention(
+        self,
+        source: Integer[AnyArray, "batch source_time"],
+        tokens: Integer[AnyArray, "batch time"],
+        *,
+        source_lengths: Integer[AnyArray, " batch"] | None = None,
+        lengths: Integer[AnyArray, " batch"] | None = None,
+    ) -> dict[str, Float32[Array, "batch layers heads queries keys"]]:
+        """Gives the weights that each token gives to those that it sees: `encoder`, `decoder`, and `cross`."""
+        read = self.encoder.weights(*self._read(source, source_lengths))
+        encoded = self.encode(source, lengths=source_lengths)
+        written = self.decoder.weights(*self._written(tokens, lengths, encoded, source_lengths))
+        return {"encoder": read["own"], "decoder": written["own"], "cross": written["cross"]}
+
+    def prefill(
+        self,
+        tokens: Integer[AnyArray, "batch time"],
+        lengths: Integer[AnyArray, " batch"],
+        encoded: Float[Array, "batch source_time width"],
+        source_lengths: Integer[AnyArray, " batch"],
+    ) -> tuple[Float[Array, "batch time width"], tuple[dict[str, Cache], ...]]:
+        """Gives what the logits are made of, and each block's keys and values, those of the source as well."""
+        hidden, caches = self.decoder.prefill(*self._written(tokens, lengths, encoded, source_lengths))
+        return self._scaled(self.decoder_norm(hidden)), caches
+
+    def step(
+        self,
+        tokens: Int32[Array, " batch"],
+        caches: tuple[dict[str, Cache], ...],
+        lengths: Int32[Array, " batch"],
+        source_lengths: Integer[Array, " batch"],
+    ) -> tuple[Float[Array, "batch width"], tuple[dict[str, Cache], ...]]:
+        """Reads one more token a row behind `lengths` others; gives its features, and the caches with it."""
+        room = caches[0]["own"]["key"].shape[2]
+        bias = self.decoder_bias.at(jnp.arange(room) - lengths[:, None])
+        step = Step(lengths, bias=bias, source_lengths=source_lengths)
+        hidden, caches = self.decoder.step(self.token_embedding(tokens), caches, step)
+        return self._scaled(self.decoder_norm(hidden)), caches
+
+    def _read(self, source: AnyArray, lengths: AnyArray | None) -> tuple[Array, Surroundings]:
+        time = source.shape[1]
+        around = Surroundings(_masks(lengths), bias=self.encoder_bias(time, time))
+        return self.token_embedding(jnp.asarray(source)), around
+
+    def _written(
+        self, tokens: AnyArray, lengths: AnyArray | None, encoded: Array, source_lengths: AnyArray | None
+    ) -> tuple[Array, Surroundings]:
+        time = tokens.shape[1]
+        around = Surroundings(
+            _masks(lengths),
+            bias=self.decoder_bias(time, time),
+            source=encoded,
+            source_masks=_masks(source_lengths),
+        )
+        return self.token_embedding(jnp.asarray(tokens)), around
+
+    def _scaled(self, features: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        return features * self.embedding_size**-0.5 if self.tied else features
+
+
+def _masks(lengths: AnyArray | None) -> Masks:
+    return Masks(None if lengths is None else jnp.asarray(lengths))

@@ -1,0 +1,225 @@
+"""Attention: all its forms against one another and a slow one; positions; parts of blocks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.errors import UsageError
+from jaxgen.models.attention import Attention, AttentionInit, Masks, attend, attend_to_cache, write_to_cache
+from jaxgen.models.positions import RelativeBias, rotate, rotation, sinusoidal
+
+BATCH, TIME, HEADS, DEPTH = 2, 7, 4, 6
+LENGTHS = jnp.array([7, 4])
+SEGMENTS = jnp.array([[1, 1, 2, 2, 2, 3, 3], [1, 1, 1, 1, 2, 2, 2]])
+MASKS = {
+    "none": Masks(),
+    "lengths": Masks(lengths=LENGTHS),
+    "segments": Masks(segments=SEGMENTS),
+    "both": Masks(LENGTHS, SEGMENTS),
+}
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def case(kv_heads=HEADS, keys=TIME):
+    key, value = (normal(seed, BATCH, keys, kv_heads, DEPTH) for seed in (1, 2))
+    return normal(0, BATCH, TIME, HEADS, DEPTH), key, value
+
+
+def slowly(query, key, value, masks, causal, bias):
+    """Query by query and head by head."""
+    query, key, value = (np.asarray(array, np.float64) for array in (query, key, value))
+    shared = HEADS // key.shape[2]
+    outputs = np.zeros_like(query)
+    for row, place, head in np.ndindex(*query.shape[:3]):
+        seen = np.arange(key.shape[1]) <= place if causal else np.ones(key.shape[1], bool)
+        if masks.lengths is not None:
+            seen &= np.arange(key.shape[1]) < masks.lengths[row]
+        if masks.segments is not None:
+            seen &= np.asarray(masks.segments[row] == masks.segments[row, place])
+        if not seen.any():
+            outputs[row, place, head] = np.nan
+            continue
+        scores = key[row, seen, head // shared] @ query[row, place, head] / DEPTH**0.5
+        scores += 0 if bias is None else np.asarray(bias)[0, head, place, seen]
+        powers = np.exp(scores - scores.max())
+        outputs[row, place, head] = powers @ value[row, seen, head // shared] / powers.sum()
+    return outputs
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("masks", MASKS)
+def test_attention_is_what_a_slow_loop_gives(kv_heads, causal, masks):
+    given, bias = case(kv_heads), normal(3, 1, HEADS, TIME, TIME) if masks == "lengths" else None
+    expected = slowly(*given, MASKS[masks], causal, bias)
+    found = attend(*given, MASKS[masks], causal=causal, bias=bias)
+    sees = ~np.isnan(expected)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[sees], expected[sees], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("block", [1, 3, 7])
+def test_blocks_change_neither_values_nor_gradients(block):
+    given, bias = case(kv_heads=2), normal(3, 1, HEADS, TIME, TIME)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def apply(block, given, bias):
+        def attended(given, bias):
+            return attend(*given, MASKS["both"], causal=True, bias=bias, block=block)
+
+        value, pull = jax.vjp(attended, given, bias)
+        return value, pull(normal(4, *value.shape))
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        apply(block, given, bias),
+        apply(0, given, bias),
+    )
+
+
+def test_blocks_need_less_memory():
+    """That of the gradient grows with the length, not with its square."""
+    shape = jax.ShapeDtypeStruct((1, 1024, 1, 8), jnp.float32)
+
+    def bytes_with(block):
+        def total(query, key, value):
+            return attend(query, key, value, causal=True, block=block).sum()
+
+        compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(shape, shape, shape).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert bytes_with(64) < bytes_with(0) / 4
+
+
+def test_shared_heads_are_repeated_heads():
+    query, key, value = case(kv_heads=2)
+    repeated = (jnp.repeat(array, 2, axis=2) for array in (key, value))
+    np.testing.assert_allclose(
+        attend(query, key, value, causal=True), attend(query, *repeated, causal=True), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_jax_has_the_same_attention():
+    query, key, value = case(kv_heads=2)
+    expected = jax.nn.dot_product_attention(query, key, value, is_causal=True, key_value_seq_lengths=LENGTHS)
+    found = attend(query, key, value, Masks(LENGTHS), causal=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_softmax_is_float32_in_half_precision():
+    """Scores this large have steps of 0.5 in bfloat16, which would be seen in the weights."""
+    query, key, value = (8 * array for array in case())
+    half = [array.astype(jnp.bfloat16) for array in (query, key, value)]
+    whole = [array.astype(jnp.float32) for array in half]
+    found = attend(*half)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), attend(*whole), rtol=0.02, atol=0.1)
+
+
+def test_a_cache_is_read_as_the_last_query_would():
+    """Token by token into a cache of rows of different lengths; what lies behind them may be anything."""
+    query, key, value = case(kv_heads=2)
+    whole = attend(query, key, value, causal=True)
+    start = jnp.array([3, 0])
+    room = jnp.arange(TIME)[:, None] < start[:, None, None, None]
+
+    def begin(array):
+        return jnp.where(room, jnp.swapaxes(array, 1, 2), 1e4)
+
+    cache = {"key": begin(key), "value": begin(value)}
+    for lengths in (start + step for step in range(4)):
+        now = jax.tree.map(
+            lambda array, lengths=lengths: jnp.take_along_axis(array, lengths[:, None, None, None], axis=1),
+            {"query": query, "key": key, "value": value},
+        )
+        new = {name: jnp.swapaxes(now[name], 1, 2) for name in ("key", "value")}
+        cache = write_to_cache(cache, new, lengths)
+        found = attend_to_cache(now["query"][:, 0], cache, lengths + 1)
+        expected = whole[jnp.arange(BATCH), lengths]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_drops_weights_and_keeps_their_mean():
+    query, key, _ = case()
+    value = jnp.ones((BATCH, TIME, HEADS, DEPTH))
+    found = jax.vmap(lambda rng: attend(query, key, value, dropout=0.3, rng=rng))(
+        jax.random.split(jax.random.key(0), 400)
+    )
+    assert (found != 1).mean() > 0.9
+    np.testing.assert_allclose(found.mean(), 1, atol=0.01)
+    np.testing.assert_array_equal(attend(query, key, value, dropout=0.3), attend(query, key, value))
+
+
+def test_rotated_products_depend_on_the_distance_alone():
+    query, key, _ = case()
+    positions = jnp.arange(TIME)[None]
+    products = [
+        jnp.einsum(
+            "bthd,bshd->bhts",
+            *(rotate(array, rotation(positions + shift, DEPTH)) for array in (query, key)),
+        )
+        for shift in (0, 50)
+    ]
+    np.testing.assert_allclose(*products, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        jnp.linalg.norm(rotate(query, rotation(positions, DEPTH)), axis=-1),
+        jnp.linalg.norm(query, axis=-1),
+        rtol=1e-5,
+    )
+    np.testing.assert_array_equal(rotate(query, rotation(positions * 0, DEPTH)), query)
+    with pytest.raises(UsageError, match="must be even, not 5"):
+        rotation(positions, 5)
+
+
+def test_sinusoidal_positions_are_those_of_the_paper():
+    found = sinusoidal(jnp.arange(40), 8)
+    for position, pair in ((0, 0), (3, 1), (39, 3)):
+        angle = position / 10_000 ** (2 * pair / 8)
+        np.testing.assert_allclose(
+            found[position, 2 * pair : 2 * pair + 2], [np.sin(angle), np.cos(angle)], atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_relative_biases_go_by_buckets_of_distances(bidirectional):
+    """Of 8 buckets one way: distances 0 to 3 each have one, then they widen up to 20."""
+    buckets = 16 if bidirectional else 8
+    module = RelativeBias(2, buckets, 20, bidirectional)
+    variables = {
+        "params": {"embedding": jnp.stack([jnp.arange(buckets), -jnp.arange(buckets)], axis=1) * 1.0}
+    }
+    found = module.apply(variables, 30, 25)
+    assert found.shape == (1, 2, 30, 25)
+    np.testing.assert_array_equal(found[0, 0], -found[0, 1])
+    behind = [0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7, 7, 7]
+    for query, key in ((29, 24), (21, 0), (10, 7), (5, 5), (3, 4), (2, 24), (0, 6)):
+        distance = key - query
+        expected = behind[min(abs(distance), 21)] if distance <= 0 else (8 if bidirectional else 0)
+        if distance > 0 and bidirectional:
+            expected += behind[min(distance, 21)]
+        assert found[0, 0, query, key] == expected, (query, key)
+    distances = jnp.arange(25)[None] - jnp.array([[29], [4]])
+    at = module.apply(variables, distances, method="at")
+    np.testing.assert_array_equal(at, found[0][:, jnp.array([29, 4])].swapaxes(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_kv_heads": 3}, "num_kv_heads is 3, but 4 heads can't be shared evenly"),
+        ({"num_kv_heads": 0}, "num_kv_heads must be positive"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"head_size": 0}, "head_size must be positive"),
+    ],
+)
+def test_impossible_fields_are_one_line(options, message):
+    init = jax.nn.initializers.normal(0.02)
+    fields = {"width": 8, "num_heads": 4, "head_size": 2, "init": AttentionInit(init, init, init)}
+    with pytest.raises(UsageError, match=message):
+        Attention(**fields | options)
