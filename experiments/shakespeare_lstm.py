@@ -59,6 +59,7 @@ def make_task(config: RecurrentTextConfig, train: Source) -> LanguageModelling:
         recurrent_dropout=config.recurrent_dropout,
         layer_norm=config.layer_norm,
         tied=config.tied,
+        remat=config.remat,
     )
     return LanguageModelling(model, digest(train.text.tokenizer))
 

@@ -161,7 +161,7 @@ def recur_in_chunks(
     Chunks and the steps of each are as many as the square root of the time, and so is the memory (Chen et al. 2016); it
     takes one more pass forwards.
     """
-    length = math.isqrt(len(inputs))
+    length = max(1, math.isqrt(len(inputs)))
     whole = len(inputs) // length * length
 
     @jax.checkpoint

@@ -1,6 +1,6 @@
 """Evaluation: every example of a split once, whatever the batch size and the number of devices."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -51,15 +51,14 @@ class Evaluator:
         """
         figures = {}
         for split in splits:
-            carry = self._task.initial_carry(self._batch_sizes[split])
+            carry = self._task.initial_carry(self._batch_sizes[split] // jax.process_count())
+            carry = put_batch(carry, self._mesh)  # as the step gives it: it is compiled once
             sums = []
             assert self._step is not None
             for batch in self._batches(split):
                 metrics, carry = self._step(state, carry, batch)
                 sums.append(metrics)
-                # A long queue of programs that add up over devices can stop on CPUs, each waiting for the others.
-                if len(sums) > _QUEUE:
-                    jax.block_until_ready(sums[-_QUEUE])
+                shorten_queue(sums)
             figures.update(read_metrics(sums, split))
         return figures
 
@@ -81,6 +80,15 @@ class Evaluator:
             yield placed
         if kept is not None:
             self._resident[split] = kept
+
+
+def shorten_queue(outputs: Sequence[Any]) -> None:
+    """Waits where many calls are under way whose outputs these are, the latest last; on CPUs alone.
+
+    A long queue of programs that add up over devices can stop there, each waiting for the others.
+    """
+    if len(outputs) > _QUEUE and jax.default_backend() == "cpu":
+        jax.block_until_ready(outputs[-_QUEUE])
 
 
 def read_metrics(sums: list[Mapping[str, Metric]], prefix: str) -> dict[str, float]:

@@ -85,10 +85,11 @@ def test_gradient_is_that_of_finite_differences(name):
     variables = jax.jit(model.init)(jax.random.key(0), inputs)
     weights = normal(1, BATCH, TIME, 2 * HIDDEN)
 
-    def objective(inputs):
-        return (weights * model.apply(variables, inputs, lengths=LENGTHS)[0]).sum()
+    def objective(variables, inputs, carry):
+        return (weights * model.apply(variables, inputs, carry, lengths=LENGTHS)[0]).sum()
 
-    check_grads(jax.jit(objective), (inputs,), order=1, modes=["rev"], rtol=2e-2)
+    carry = jax.tree.map(lambda leaf: normal(2, *leaf.shape), model.initial_carry(BATCH))
+    check_grads(jax.jit(objective), (variables, inputs, carry), order=1, modes=["rev"], rtol=2e-2)
 
 
 @pytest.mark.parametrize("name", CELLS)
