@@ -11,7 +11,7 @@ from jaxgen.data.pipeline import evaluation_batches
 from jaxgen.data.sources import Source
 from jaxgen.errors import UsageError
 from jaxgen.metrics import Metric
-from jaxgen.parallel import put_batch
+from jaxgen.parallel import batch_sharding, put_batch
 from jaxgen.train.context import add_metrics
 from jaxgen.train.gradients import GradientMethod, dense
 from jaxgen.train.state import TrainState
@@ -41,7 +41,10 @@ class Evaluator:
         sizes = {name: source.streams or batch_size for name, source in splits.items()}
         self._batch_sizes = {name: -(-size // mesh.size) * mesh.size for name, size in sizes.items()}
         self._resident: dict[str, list[Any]] = {}
-        self._step = jax.jit(make_eval_step(task.loss, gradient=gradient)) if splits else None
+        self._step = None
+        if splits:
+            step = make_eval_step(task.loss, gradient=gradient)
+            self._step = jax.jit(step, out_shardings=(None, batch_sharding(mesh)))
 
     def __call__(self, state: TrainState, splits: tuple[str, ...]) -> dict[str, float]:
         """Evaluates the moving average of the parameters where there is one, else the parameters.
@@ -52,7 +55,7 @@ class Evaluator:
         figures = {}
         for split in splits:
             carry = self._task.initial_carry(self._batch_sizes[split] // jax.process_count())
-            carry = put_batch(carry, self._mesh)  # as the step gives it: it is compiled once
+            carry = put_batch(carry, self._mesh)  # as the step gives it, which is compiled once
             sums = []
             assert self._step is not None
             for batch in self._batches(split):
