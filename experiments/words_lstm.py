@@ -25,6 +25,8 @@ class Config(RecurrentConfig):
     """The text: pydocs or pycode (no network), a tfds set of text, or the path of a file or directory of files."""
     tokenizer: Literal["characters", "bytes", "words", "bpe", "unigram"] = "words"
     """What a token is: a character, byte, word, or piece of words by byte-pair encoding or the unigram model."""
+    batch_size: int = 64
+    """Streams that the text is cut into, a part of each a step, over all devices."""
     epochs: int = 20
     """Length of the run, in passes over the training text."""
     sequence_length: int = 32

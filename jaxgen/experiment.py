@@ -162,6 +162,8 @@ class RecurrentTextConfig(TextConfig):
     """Normalise the products within the cells."""
     tied: bool = False
     """Use the embedding for the output, too."""
+    remat: bool = False
+    """Save memory where --sequence-length is long: what gradients need is made again, chunk by chunk."""
 
 
 @dataclass(frozen=True)

@@ -107,17 +107,17 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
         JaxgenError: with one line that says what is wrong and what to do.
         signals.Interrupted: after SIGINT or SIGTERM in training, when the state is saved.
     """
+    import jax
+
     from jaxgen import parallel
 
-    if experiment.split_host:
-        parallel.split_host(config.batch_size)
     parallel.initialize()
+    if experiment.split_host and not jax.distributed.is_initialized():
+        parallel.split_host(config.batch_size // max(1, config.accumulate))
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
     of_text = isinstance(config, TextConfig)
     is_path = text.is_path(config.data) if of_text else folder.is_folder(config.data)
-    if is_path and directory.path.expanduser().resolve().is_relative_to(
-        Path(config.data).expanduser().resolve()
-    ):
+    if is_path and directory.path.expanduser().resolve().is_relative_to(text.absolute(config.data).resolve()):
         raise UsageError(
             f"the run directory {shown(directory.path)} would lie among the {'texts' if of_text else 'pictures'} of "
             f"{shown(config.data)}: give a --workdir that lies elsewhere"

@@ -17,6 +17,8 @@ from jaxgen.generate.scoring import score
 from jaxgen.generate.text import Text
 from jaxgen.train.state import TrainState
 
+_MOST_TOKENS = 2**20  # of a row: room for all is made ahead
+
 
 @dataclass(frozen=True)
 class Writer:
@@ -62,6 +64,10 @@ class Writer:
         """
         if sampler is not None and sampler.greedy and num_samples > 1:
             raise UsageError("a temperature of 0 writes the same text each time: ask for one sample")
+        if not 0 <= seed < 2**63:
+            raise UsageError(f"seed is {seed}; it must be at least 0 and below 2^63")
+        if max_tokens > _MOST_TOKENS:
+            raise UsageError(f"max tokens is {max_tokens:,}; ask for {_MOST_TOKENS:,} at most")
         tokens, lengths = pad_prompts([self.encode(prompt, drop_unknown) for prompt in prompts])
         return stream(
             self.task.decoder,

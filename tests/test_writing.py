@@ -2,16 +2,20 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pytest
 from test_run import options
 
+from experiments.words_lstm import EXPERIMENT
 from jaxgen.cli import main
 from jaxgen.errors import JaxgenError, UsageError
 from jaxgen.generate import Sampler
 from jaxgen.run import run
+from jaxgen.sample import print_samples
 from jaxgen.saved_run import SavedRun
+from jaxgen.writing import Writer
 
 SMALL = {"data": "pydocs", "hidden_size": 16, "embedding_size": 8, "sequence_length": 16, "steps": 4}
 
@@ -127,6 +131,8 @@ def test_command_line_writes(finished, capsys, tmp_path):
         (("--num-samples", "0"), "num samples is 0; it must be at least 1"),
         (("--prompt", "€€€"), "not trained on: '€' (euro sign)"),
         (("--stop", ""), "a stop string is empty"),
+        (("--seed", "99999999999999999999"), "it must be at least 0 and below 2^63"),
+        (("--max-tokens", "2000000000"), "ask for 1,048,576 at most"),
         (("--temperature", "0", "--num-samples", "2"), "a temperature of 0 writes the same text each time"),
     ],
 )
@@ -181,6 +187,53 @@ def test_files_that_are_no_use_are_one_line(content, message, data_dir, tmp_path
         run(*options("words_lstm", data_dir, tmp_path / "run", data=str(tmp_path / "a.txt")))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/book.txt", f"./{300 * 'a'}", f"{300 * 'a'}.txt"])
+def test_texts_that_can_not_be_are_one_line(name, data_dir, tmp_path):
+    with pytest.raises(JaxgenError) as raised:
+        run(*options("words_lstm", data_dir, tmp_path / "run", data=name))
+    assert "\n" not in str(raised.value)
+
+
+def test_words_lstm_is_the_classic_word_model():
+    config = EXPERIMENT.options()
+    assert (config.vocabulary_size, config.embedding_size, config.hidden_size, config.dense_size) == (
+        1000,
+        64,
+        128,
+        128,
+    )
+    assert (config.cell, config.batch_size, config.dropout) == ("lstm", 64, 0.1)
+
+
+def test_text_is_printed_as_it_is_written(capsys):
+    """Each chunk is on the terminal before the next one is made."""
+    seen = []
+
+    class Slow(Writer):
+        def __init__(self):
+            pass
+
+        def stream(self, prompts, **options):
+            for piece in ("a", "b"):
+                seen.append(capsys.readouterr().out)
+                yield types.SimpleNamespace(texts=(piece,))
+
+    print_samples(Slow(), ["The "], {})
+    assert seen == ["The ", "a"]
+
+
+def test_output_may_hold_what_is_no_utf_8(tmp_path):
+    class Written(Writer):
+        def __init__(self):
+            pass
+
+        def stream(self, prompts, **options):
+            yield types.SimpleNamespace(texts=("é",))
+
+    print_samples(Written(), [b"\xff ".decode("utf-8", "surrogateescape")], {}, tmp_path / "text")
+    assert (tmp_path / "text").read_bytes() == b"\xff \xc3\xa9\n"
 
 
 def test_options_that_do_not_fit_a_text(data_dir, tmp_path):

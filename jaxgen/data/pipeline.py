@@ -46,8 +46,8 @@ class BatchOrder:
                 f"a batch of {self.batch_size} is larger than the training set of {self.num_examples}: "
                 "give a smaller batch size"
             )
-        if self.seed < 0:
-            raise UsageError(f"the seed must be 0 or more, not {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"the seed must be 0 or more and below 2^63, not {self.seed}")
 
     @property
     def steps_per_epoch(self) -> int:

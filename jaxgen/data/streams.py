@@ -57,6 +57,8 @@ def make_tokenizer(kind: str, texts: Iterable[Text], vocabulary_size: int, lower
     if kind not in tokenizers.KINDS:
         raise unknown("tokenizer", kind, tokenizers.KINDS)
     first, *others = texts
+    if not any(first.documents):
+        raise JaxgenError(f"{shown(first.name)} has no text in {first.split}: take a longer one")
     if kind == "words":
         return tokenizers.Words.train(first.documents, vocabulary_size, lowercase)
     if kind in ("bpe", "unigram"):

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float32, Int32, Integer, Key, Shaped
 from jaxgen.generate.contract import Decoder
 from jaxgen.generate.loop import How, Written, advance, draw_uniforms, start
 from jaxgen.generate.prompts import Request, check_numbers, prepare
-from jaxgen.generate.sampling import Sampler
+from jaxgen.generate.sampling import Sampler, check_token
 from jaxgen.generate.text import Row, Text, make_rows, read_chunk
 from jaxgen.metrics import AnyArray
 
@@ -149,8 +149,8 @@ def stream(
         The chunks, until all rows have ended.
 
     Raises:
-        UsageError: for an empty prompt, numbers below 1, more tokens than the model's window, or stop tokens and biases
-            of tokens that the vocabulary doesn't have; before anything is computed, but for the last.
+        UsageError: for an empty prompt, numbers below 1, more tokens than the model's window, or prompts, stop tokens
+            and biases of tokens that the vocabulary doesn't have; before anything is computed, but for the last.
     """
     check_numbers(max_tokens=max_tokens, num_samples=num_samples, chunk=chunk)
     request = prepare(prompt, prompt_lengths, max_tokens, decoder.max_length)
@@ -180,7 +180,10 @@ def _chunks(
         new_tokens=request.new_tokens,
         max_length=request.max_length,
     )
-    prompts = len(request.lengths)
+    prompts, vocabulary = len(request.lengths), read[0].logits.shape[-1]
+    within = np.arange(request.prompt.shape[1]) < request.lengths[:, None]
+    for token in (request.prompt[within].min(), request.prompt[within].max()):
+        check_token("prompt token", int(token), vocabulary)
     uniforms = None
     if not how.sampler.greedy:
         uniforms = draw_uniforms(rng, prompts, how.num_samples, request.new_tokens)

@@ -1,5 +1,6 @@
 """Text as it is written: decoded row by row, ended by stop strings, and given out in pieces that stay as they are."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,8 +69,13 @@ class Row:
         return self._text[start : self._given]
 
     def _decoded(self, count: int) -> str:
-        prompt = [int(token) for token in self.prompt]
-        return self.how.decode([*prompt, *self.ids[:count]])[len(self.how.decode(prompt)) :]
+        ids, text = self._read_prompt
+        return self.how.decode([*ids, *self.ids[:count]])[len(text) :]
+
+    @functools.cached_property
+    def _read_prompt(self) -> tuple[list[int], str]:
+        ids = [int(token) for token in self.prompt]
+        return ids, self.how.decode(ids)
 
     def _stops(self, text: str) -> list[int]:
         return [text.index(stop) for stop in self.how.stop_strings if stop in text]

@@ -10,7 +10,7 @@ through an activation is not vectorised, and takes five times as long.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -79,8 +79,8 @@ class Elman:
     """h' = f(x W + h U + b), f the hyperbolic tangent or ReLU (Elman 1990)."""
 
     activation: str = "tanh"
-    gates: int = 1
-    states: tuple[str, ...] = ("hidden",)
+    gates: ClassVar[int] = 1
+    states: ClassVar[tuple[str, ...]] = ("hidden",)
 
     def init_bias(self, hidden_size: int) -> Float[Array, " gates_width"]:
         """Zeros."""
@@ -116,8 +116,8 @@ class LSTM:
 
     forget_bias: float = 1.0
     chrono_span: float | None = None
-    gates: int = 4
-    states: tuple[str, ...] = ("hidden", "cell")
+    gates: ClassVar[int] = 4
+    states: ClassVar[tuple[str, ...]] = ("hidden", "cell")
 
     def init_bias(self, hidden_size: int) -> Float[Array, " gates_width"]:
         """Zeros, but for the forget gate's (Jozefowicz et al. 2015), or those of `chrono_biases`."""
@@ -169,8 +169,8 @@ class GRU:
     """
 
     chrono_span: float | None = None
-    gates: int = 3
-    states: tuple[str, ...] = ("hidden",)
+    gates: ClassVar[int] = 3
+    states: ClassVar[tuple[str, ...]] = ("hidden",)
 
     def init_bias(self, hidden_size: int) -> Float[Array, " gates_width"]:
         """Zeros, but for the update gate's where it is one of `chrono_biases`."""

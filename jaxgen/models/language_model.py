@@ -28,6 +28,7 @@ class RecurrentLanguageModel(nn.Module):
         tied: whether the last layer's weights are the embedding's (Press & Wolf 2017): then what comes before it is
             projected to the embedding's size, where it has another.
         dtype: to compute in, by name or as a dtype; None is float32. Parameters, carry and logits are float32.
+        remat: whether what the recurrent layers keep for the gradient grows with the square root of the length alone.
 
     Raises:
         UsageError: when it is made or first called, for unknown names, or sizes and rates out of range.
@@ -44,6 +45,7 @@ class RecurrentLanguageModel(nn.Module):
     layer_norm: bool = False
     tied: bool = False
     dtype: Any = None
+    remat: bool = False
 
     def __post_init__(self) -> None:
         """Refuses impossible values before anything is computed."""
@@ -68,6 +70,7 @@ class RecurrentLanguageModel(nn.Module):
             recurrent_dropout=self.recurrent_dropout,
             layer_norm=self.layer_norm,
             dtype=self.dtype,
+            remat=self.remat,
         )
         if self.dense_size:
             self.dense = nn.Dense(self.dense_size, dtype=self.dtype, kernel_init=kernel_init)

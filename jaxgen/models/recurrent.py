@@ -6,6 +6,7 @@ for all steps at once, outside of the loop: see `recur`.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -152,6 +153,35 @@ def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry
 recur.defvjp(_recur_forwards, _recur_backwards)
 
 
+def recur_in_chunks(
+    cell: Cell, params: Params, carry: Carry, inputs: Float[Array, "time batch features"], masks: Masks
+) -> tuple[Float[Array, "time batch hidden"], Carry]:
+    """Does what `recur` does, chunk by chunk: what is kept for the gradient within a chunk is made again for it.
+
+    Chunks and the steps of each are as many as the square root of the time, and so is the memory (Chen et al. 2016); it
+    takes one more pass forwards.
+    """
+    length = max(1, math.isqrt(len(inputs)))
+    whole = len(inputs) // length * length
+
+    @jax.checkpoint
+    def chunk(carry: Carry, now: tuple[Array, dict[str, Array]]) -> tuple[Carry, Array]:
+        inputs, at_step = now
+        hidden, carry = recur(cell, params, carry, inputs, masks._replace(**at_step))
+        return carry, hidden
+
+    def cut(leaf: Array) -> Array:
+        return leaf[:whole].reshape(-1, length, *leaf.shape[1:])
+
+    told = (inputs, masks.at_steps())
+    carry, hidden = lax.scan(chunk, carry, jax.tree.map(cut, told))
+    hidden = hidden.reshape(whole, *hidden.shape[2:])
+    if whole < len(inputs):
+        carry, rest = chunk(carry, jax.tree.map(lambda leaf: leaf[whole:], told))
+        hidden = jnp.concatenate([hidden, rest])
+    return hidden, carry
+
+
 def _product(
     array: Float[Array, "*batch rows"], kernel: Float[Array, "rows columns"]
 ) -> Float[Array, "*batch columns"]:
@@ -207,6 +237,7 @@ class Recurrent(nn.Module):
             takes the place of `forget_bias`. See `jaxgen.models.cells.chrono_biases`.
         layer_norm: whether the products are normalised before the cell (Ba et al. 2016).
         dtype: to compute products in, by name or as a dtype; None is float32. The carry is float32.
+        remat: whether memory for the gradient is kept to the square root of the length; see `recur_in_chunks`.
 
     Raises:
         UsageError: when it is made, for unknown names, or sizes and rates out of range.
@@ -223,6 +254,7 @@ class Recurrent(nn.Module):
     layer_norm: bool = False
     dtype: Any = None
     chrono_span: float | None = None
+    remat: bool = False
 
     def __post_init__(self) -> None:
         """Refuses impossible values before anything is computed."""
@@ -283,7 +315,9 @@ class Recurrent(nn.Module):
             for direction in range(self._directions):
                 way = slice(None, None, -1 if direction else 1)
                 name = f"layer_{layer}" + ("_backwards" if direction else "")
-                module = _Layer(self._cell(), self.hidden_size, self.recurrent_dropout, self.dtype, name=name)
+                module = _Layer(
+                    self._cell(), self.hidden_size, self.recurrent_dropout, self.dtype, self.remat, name=name
+                )
                 begin = carry[layer * self._directions + direction]
                 turned = jax.tree.map(lambda mask, way=way: mask[way], masks)
                 states, last = module(begin, hidden[way], turned, train)
@@ -316,6 +350,7 @@ class _Layer(nn.Module):
     hidden_size: int
     recurrent_dropout: float
     dtype: Any
+    remat: bool
 
     @nn.compact
     def __call__(
@@ -344,7 +379,8 @@ class _Layer(nn.Module):
             "bias": bias,
             "own": own,
         }
-        return recur(self.cell, params, carry, inputs, masks)
+        go = recur_in_chunks if self.remat else recur
+        return go(self.cell, params, carry, inputs, masks)
 
 
 def _orthogonal_gates(rng: Array, shape: tuple[int, int], dtype: Any) -> Array:

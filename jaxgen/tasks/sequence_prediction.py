@@ -129,5 +129,7 @@ class SequencePrediction:
         return recurrent_plots.gradient_by_lag(*jax.device_get((trained, untrained)))
 
     def _written(self, tokens: Any, backwards: bool = False) -> list[str]:
+        if not self.characters:
+            return [" ".join(str(token) for token in (row[::-1] if backwards else row)) for row in tokens]
         texts = ["".join(self.characters[token] for token in row) for row in tokens]
         return [(text[::-1] if backwards else text).strip() for text in texts]

@@ -1,6 +1,6 @@
 """Evaluation: every example of a split once, whatever the batch size and the number of devices."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jaxgen.data.pipeline import evaluation_batches
 from jaxgen.data.sources import Source
 from jaxgen.errors import UsageError
 from jaxgen.metrics import Metric
-from jaxgen.parallel import put_batch
+from jaxgen.parallel import batch_sharding, put_batch
 from jaxgen.train.context import add_metrics
 from jaxgen.train.gradients import GradientMethod, dense
 from jaxgen.train.state import TrainState
@@ -41,7 +41,10 @@ class Evaluator:
         sizes = {name: source.streams or batch_size for name, source in splits.items()}
         self._batch_sizes = {name: -(-size // mesh.size) * mesh.size for name, size in sizes.items()}
         self._resident: dict[str, list[Any]] = {}
-        self._step = jax.jit(make_eval_step(task.loss, gradient=gradient)) if splits else None
+        self._step = None
+        if splits:
+            step = make_eval_step(task.loss, gradient=gradient)
+            self._step = jax.jit(step, out_shardings=(None, batch_sharding(mesh)))
 
     def __call__(self, state: TrainState, splits: tuple[str, ...]) -> dict[str, float]:
         """Evaluates the moving average of the parameters where there is one, else the parameters.
@@ -51,15 +54,14 @@ class Evaluator:
         """
         figures = {}
         for split in splits:
-            carry = self._task.initial_carry(self._batch_sizes[split])
+            carry = self._task.initial_carry(self._batch_sizes[split] // jax.process_count())
+            carry = put_batch(carry, self._mesh)  # as the step gives it, which is compiled once
             sums = []
             assert self._step is not None
             for batch in self._batches(split):
                 metrics, carry = self._step(state, carry, batch)
                 sums.append(metrics)
-                # A long queue of programs that add up over devices can stop on CPUs, each waiting for the others.
-                if len(sums) > _QUEUE:
-                    jax.block_until_ready(sums[-_QUEUE])
+                shorten_queue(sums)
             figures.update(read_metrics(sums, split))
         return figures
 
@@ -81,6 +83,15 @@ class Evaluator:
             yield placed
         if kept is not None:
             self._resident[split] = kept
+
+
+def shorten_queue(outputs: Sequence[Any]) -> None:
+    """Waits where many calls are under way whose outputs these are, the latest last; on CPUs alone.
+
+    A long queue of programs that add up over devices can stop there, each waiting for the others.
+    """
+    if len(outputs) > _QUEUE and jax.default_backend() == "cpu":
+        jax.block_until_ready(outputs[-_QUEUE])
 
 
 def read_metrics(sums: list[Mapping[str, Metric]], prefix: str) -> dict[str, float]:

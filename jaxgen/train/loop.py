@@ -17,7 +17,7 @@ import numpy as np
 from jaxgen.errors import JaxgenError
 from jaxgen.parallel import agreed_to_stop
 from jaxgen.signals import Interrupted, collected
-from jaxgen.train.evaluate import add_up
+from jaxgen.train.evaluate import add_up, shorten_queue
 from jaxgen.train.feed import Feed, Run
 from jaxgen.train.hooks import Hook
 from jaxgen.train.state import TrainState
@@ -159,6 +159,7 @@ class Loop:
         self.state, metrics = self._run(self.state, self.position, count)
         self.position += count
         self._window.append(metrics)
+        shorten_queue(self._window)
         self._deliver()
         if self._check_save is not None:
             self._check_save()

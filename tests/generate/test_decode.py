@@ -195,6 +195,8 @@ def test_buckets_stay_within_the_window():
             "ask for fewer, or shorten the prompt",
         ),
         ({"stop_tokens": (99,)}, "stop token 99: the vocabulary has tokens 0 to 10"),
+        ({"prompts": [[1, 11]]}, "prompt token 11: the vocabulary has tokens 0 to 10"),
+        ({"prompts": [[-2, 1]]}, "prompt token -2: the vocabulary has tokens 0 to 10"),
         ({"stop_tokens": (-1,)}, "stop token -1: the vocabulary has tokens 0 to 10"),
     ],
 )

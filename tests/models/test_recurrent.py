@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 from jaxgen.errors import UsageError
 from jaxgen.models.cells import CELLS, Elman, Normalised
-from jaxgen.models.recurrent import Masks, Recurrent, recur, recur_plainly
+from jaxgen.models.recurrent import Masks, Recurrent, recur, recur_in_chunks, recur_plainly
 
 BATCH, TIME, FEATURES, HIDDEN = 3, 7, 5, 4
 LENGTHS = jnp.array([7, 3, 0])
@@ -54,13 +54,28 @@ def test_fast_recurrence_is_the_plain_one_in_value_and_gradient(cell, masked):
         value, pull = jax.vjp(lambda *given: way(cell, *given, masks), *given)
         return value, pull(jax.tree.map(lambda leaf: normal(10, *leaf.shape), value))
 
-    (value, gradients), (expected, expected_gradients) = (
-        apply(way, params, carry, inputs) for way in (recur, recur_plainly)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), value, expected)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), gradients, expected_gradients
-    )
+    expected, expected_gradients = apply(recur_plainly, params, carry, inputs)
+    for way in (recur, recur_in_chunks):
+        value, gradients = apply(way, params, carry, inputs)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), value, expected)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), gradients, expected_gradients
+        )
+
+
+def test_remat_takes_memory_as_the_square_root_of_the_length():
+    """Four times as long, what the gradient needs beside its inputs doubles, and is not four times as much."""
+
+    def workspace(time, remat):
+        model = Recurrent(64, remat=remat)
+        inputs = jax.ShapeDtypeStruct((8, time, 4), jnp.float32)
+        variables = jax.eval_shape(model.init, jax.random.key(0), inputs)
+        loss = jax.grad(lambda variables, inputs: model.apply(variables, inputs)[1][0]["hidden"].sum())
+        return jax.jit(loss).lower(variables, inputs).compile().memory_analysis().temp_size_in_bytes
+
+    assert workspace(4096, remat=False) > 3.5 * workspace(1024, remat=False)
+    assert workspace(4096, remat=True) < 2.6 * workspace(1024, remat=True)
+    assert workspace(4096, remat=True) < 0.25 * workspace(4096, remat=False)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -70,10 +85,11 @@ def test_gradient_is_that_of_finite_differences(name):
     variables = jax.jit(model.init)(jax.random.key(0), inputs)
     weights = normal(1, BATCH, TIME, 2 * HIDDEN)
 
-    def objective(inputs):
-        return (weights * model.apply(variables, inputs, lengths=LENGTHS)[0]).sum()
+    def objective(variables, inputs, carry):
+        return (weights * model.apply(variables, inputs, carry, lengths=LENGTHS)[0]).sum()
 
-    check_grads(jax.jit(objective), (inputs,), order=1, modes=["rev"], rtol=2e-2)
+    carry = jax.tree.map(lambda leaf: normal(2, *leaf.shape), model.initial_carry(BATCH))
+    check_grads(jax.jit(objective), (variables, inputs, carry), order=1, modes=["rev"], rtol=2e-2)
 
 
 @pytest.mark.parametrize("name", CELLS)
