@@ -285,8 +285,12 @@ class Projection(nn.Module):
     def __call__(self, inputs: Float[Array, "*batch in_features"]) -> Float[Array, "*batch out_features"]:
         """Gives inputs times kernel, plus bias."""
         dtype = self.dtype or jnp.float32
-        outputs = inputs.astype(dtype) @ self.kernel.astype(dtype)
-        return outputs + self.bias.astype(dtype) if self.use_bias else outputs
+        # As one matrix: else CPUs transpose what the kernel's gradient is made of.
+        rows = inputs.reshape(-1, self.in_features).astype(dtype)
+        outputs = rows @ self.kernel.astype(dtype)
+        if self.use_bias:
+            outputs += self.bias.astype(dtype)
+        return outputs.reshape(*inputs.shape[:-1], self.out_features)
 
 
 class AttentionInit(NamedTuple):
