@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.extend
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Float32, Integer, Key
+from jaxtyping import Array, Float, Float32, Integer, Key
 
 from jaxgen.errors import UsageError
+from jaxgen.models.attention_kernels import kernels
 from jaxgen.models.layers import Dropout, check_dropout, check_sizes
+from jaxgen.models.masks import UNMASKED, Masks, seen
 from jaxgen.models.positions import Rotation, rotate
 
 # What scores are where a key isn't seen. Finite: where none is seen, on padding, there would be NaN.
@@ -23,21 +24,6 @@ _UNSEEN = -1e30
 
 Cache = dict[str, Array]
 """`key` and `value`, [batch, heads, time, depth]."""
-
-
-class Masks(NamedTuple):
-    """What isn't to be seen; None where all is.
-
-    Attributes:
-        lengths: keys of each row that aren't padding; those at its end are.
-        segments: of each token of a row; a query sees the keys of its own segment alone.
-    """
-
-    lengths: Integer[Array, " batch"] | None = None
-    segments: Integer[Array, "batch time"] | None = None
-
-
-UNMASKED = Masks()
 
 
 def attend(
@@ -55,7 +41,7 @@ def attend(
 ) -> Float[Array, "batch queries heads depth"]:
     """Gives scaled dot-product attention (Vaswani et al. 2017, equation 1), with the softmax in float32.
 
-    In half precision it is cuDNN's kernel where the process has an NVIDIA GPU and nothing keeps it from it.
+    On accelerators it is their kernel, where that fits: see `jaxgen.models.attention_kernels`.
 
     Args:
         query: of any float dtype, the same for all three.
@@ -74,10 +60,10 @@ def attend(
     told = _Told(causal, scale, dropout if rng is not None else 0.0)
     if block and block < query.shape[1]:
         return _by_blocks(told, block, query, key, value, masks, bias, rng)
-    if bias is None and not told.dropout and _fits_cudnn(query, key):
-        fused = functools.partial(_by_cudnn, told)
+    if bias is None and not told.dropout and (found := kernels(query, key)):
+        fused = {platform: functools.partial(kernel, causal, scale) for platform, kernel in found.items()}
         plain = functools.partial(_at_once, told)
-        return lax.platform_dependent(query, key, value, masks, cuda=fused, default=plain)
+        return lax.platform_dependent(query, key, value, masks, default=plain, **fused)
     return _at_once(told, query, key, value, masks, bias, rng)
 
 
@@ -92,8 +78,8 @@ def attention_weights(
 ) -> Float32[Array, "batch heads queries keys"]:
     """Gives what `attend` weighs the values by; the arguments are the same."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    seen = _seen(causal, masks, masks.segments, jnp.arange(query.shape[1]), key.shape[1])
-    return _weights(scale, query, key, seen, bias)
+    visible = seen(causal, masks, masks.segments, jnp.arange(query.shape[1]), key.shape[1])
+    return _weights(scale, query, key, visible, bias)
 
 
 def attend_to_cache(
@@ -112,8 +98,8 @@ def attend_to_cache(
     scores *= depth**-0.5 if scale is None else scale
     if bias is not None:
         scores += bias.reshape(scores.shape)
-    seen = jnp.arange(key.shape[2]) < lengths[:, None]
-    weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, _UNSEEN))
+    visible = jnp.arange(key.shape[2]) < lengths[:, None]
+    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, _UNSEEN))
     return jnp.einsum("bkgs,bksd->bkgd", weights.astype(value.dtype), value).reshape(query.shape)
 
 
@@ -143,8 +129,8 @@ def _at_once(
     bias: Array | None = None,
     rng: Array | None = None,
 ) -> Array:
-    seen = _seen(told.causal, masks, masks.segments, jnp.arange(query.shape[1]), key.shape[1])
-    return _average(told, query, key, value, seen, bias, rng)
+    visible = seen(told.causal, masks, masks.segments, jnp.arange(query.shape[1]), key.shape[1])
+    return _average(told, query, key, value, visible, bias, rng)
 
 
 def _by_blocks(
@@ -171,9 +157,9 @@ def _by_blocks(
     @jax.checkpoint
     def attend_block(part: dict[str, Array]) -> Array:
         rows = part["number"] * block + jnp.arange(block)
-        seen = _seen(told.causal, masks, part.get("segments"), rows, key.shape[1])
+        visible = seen(told.causal, masks, part.get("segments"), rows, key.shape[1])
         own = None if rng is None else jax.random.fold_in(rng, part["number"])
-        return _average(told, part["query"], key, value, seen, part.get("bias"), own)
+        return _average(told, part["query"], key, value, visible, part.get("bias"), own)
 
     parts = {"number": jnp.arange(count), "query": cut(query, 1)}
     if masks.segments is not None:
@@ -184,51 +170,8 @@ def _by_blocks(
     return jnp.moveaxis(attended, 0, 1).reshape(batch, count * block, *rest)[:, :time]
 
 
-def _by_cudnn(told: _Told, query: Array, key: Array, value: Array, masks: Masks) -> Array:
-    lengths = None if masks.lengths is None else masks.lengths.astype(jnp.int32)
-    mask = None
-    if masks.segments is not None:
-        mask = _seen(False, Masks(), masks.segments, jnp.arange(query.shape[1]), key.shape[1], masks.segments)
-    return jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        mask=mask,
-        scale=told.scale,
-        is_causal=told.causal,
-        key_value_seq_lengths=lengths,
-        implementation="cudnn",
-    )
-
-
-def _fits_cudnn(query: Array, key: Array) -> bool:
-    # Asked of the process, since JAX doesn't even trace the kernel where cuDNN is missing.
-    half = query.dtype in (jnp.bfloat16, jnp.float16)
-    even = query.shape[1] % 2 == key.shape[1] % 2 == 0
-    fits = half and even and query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
-    return fits and "cuda" in jax.extend.backend.get_backend().platform_version
-
-
-def _seen(
-    causal: bool,
-    masks: Masks,
-    segments: Integer[Array, "batch queries"] | None,
-    rows: Integer[Array, " queries"],
-    keys: int,
-) -> Bool[Array, "#batch 1 #queries keys"] | None:
-    """Gives which keys the queries at `rows`, of these segments, see; None for all."""
-    columns, seen = jnp.arange(keys), []
-    if causal:
-        seen.append((columns <= rows[:, None])[None, None])
-    if masks.lengths is not None:
-        seen.append((columns < masks.lengths[:, None])[:, None, None])
-    if segments is not None and masks.segments is not None:
-        seen.append((segments[:, :, None] == masks.segments[:, None])[:, None])
-    return functools.reduce(jnp.logical_and, seen) if seen else None
-
-
 def _weights(
-    scale: float, query: Array, key: Array, seen: Array | None, bias: Array | None
+    scale: float, query: Array, key: Array, visible: Array | None, bias: Array | None
 ) -> Float32[Array, "batch heads queries keys"]:
     batch, queries, heads, depth = query.shape
     grouped = query.reshape(batch, queries, key.shape[2], -1, depth)
@@ -236,7 +179,7 @@ def _weights(
     scores = scores.reshape(batch, heads, queries, -1) * scale
     if bias is not None:
         scores += bias
-    return jax.nn.softmax(scores if seen is None else jnp.where(seen, scores, _UNSEEN))
+    return jax.nn.softmax(scores if visible is None else jnp.where(visible, scores, _UNSEEN))
 
 
 def _average(
@@ -244,11 +187,11 @@ def _average(
     query: Array,
     key: Array,
     value: Array,
-    seen: Array | None,
+    visible: Array | None,
     bias: Array | None,
     rng: Array | None,
 ) -> Float[Array, "batch queries heads depth"]:
-    weights = _weights(told.scale, query, key, seen, bias)
+    weights = _weights(told.scale, query, key, visible, bias)
     if told.dropout:
         drop = Dropout(told.dropout, parent=None)
         weights = drop.apply({}, weights, train=True, rngs={"dropout": rng})
@@ -285,8 +228,12 @@ class Projection(nn.Module):
     def __call__(self, inputs: Float[Array, "*batch in_features"]) -> Float[Array, "*batch out_features"]:
         """Gives inputs times kernel, plus bias."""
         dtype = self.dtype or jnp.float32
-        outputs = inputs.astype(dtype) @ self.kernel.astype(dtype)
-        return outputs + self.bias.astype(dtype) if self.use_bias else outputs
+        # As one matrix: else CPUs transpose what the kernel's gradient is made of.
+        rows = inputs.reshape(-1, self.in_features).astype(dtype)
+        outputs = rows @ self.kernel.astype(dtype)
+        if self.use_bias:
+            outputs += self.bias.astype(dtype)
+        return outputs.reshape(*inputs.shape[:-1], self.out_features)
 
 
 class AttentionInit(NamedTuple):

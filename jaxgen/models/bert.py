@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Float32, Integer
 
 from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import AnyArray
-from jaxgen.models.attention import AttentionInit, Masks
+from jaxgen.models.attention import AttentionInit
 from jaxgen.models.layers import Dropout, check_sizes, dtype_name
+from jaxgen.models.masks import Masks
 from jaxgen.models.transformer import (
     ACTIVATIONS,
     Architecture,

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, Float32, Int32, Integer
 
 from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray
-from jaxgen.models.attention import AttentionInit, Cache, Masks
+from jaxgen.models.attention import AttentionInit, Cache
 from jaxgen.models.layers import Dropout, check_sizes, dtype_name
+from jaxgen.models.masks import Masks
 from jaxgen.models.positions import RelativeBias
 from jaxgen.models.transformer import (
     Architecture,

@@ -12,17 +12,16 @@ from jaxtyping import Array, Float, Float32, Integer
 
 from jaxgen.errors import UsageError, unknown
 from jaxgen.models.attention import (
-    UNMASKED,
     Attention,
     AttentionInit,
     Cache,
-    Masks,
     Projection,
     attend_to_cache,
     check_kv_heads,
     write_to_cache,
 )
 from jaxgen.models.layers import Dropout, check_dropout, check_sizes
+from jaxgen.models.masks import UNMASKED, Masks
 from jaxgen.models.positions import Rotation
 
 NORMS = ("layer", "rms")
