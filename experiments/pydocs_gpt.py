@@ -1,15 +1,15 @@
 """Character language model of Python's own language reference, which every Python holds: no network needed.
 
 python -m experiments.pydocs_gpt
-python -m experiments.pydocs_gpt --preset llama                 # RoPE, RMSNorm, SwiGLU, heads that share keys and values
+python -m experiments.pydocs_gpt --preset llama                 # RoPE, RMSNorm, SwiGLU, grouped-query heads
 python -m experiments.pydocs_gpt --tokenizer bpe --data pycode  # the standard library's source, in pieces of words
 jaxgen sample runs/pydocs_gpt/DATE-TIME --prompt "The \\"with\\" statement"
 """
 
 from dataclasses import dataclass
 
-from experiments.shakespeare_gpt import Config as GPTConfig
 from experiments.shakespeare_gpt import SMOKE, make_task
+from experiments.shakespeare_gpt import Config as GPTConfig
 from jaxgen.experiment import Experiment
 from jaxgen.run import main
 
