@@ -67,11 +67,11 @@ def plot(
 
     Args:
         run: the run directory.
-        text: a text to show a language model's hidden units over, as a picture and here.
+        text: a text to show a language model's attention over, or its hidden units, these also here.
         unit: the hidden units to show; by default those that vary most.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
-    from jaxgen.saved_run import SavedRun, draw_hidden_units
+    from jaxgen.saved_run import SavedRun, draw_attention, draw_hidden_units
 
     if text is not None or unit:
         from rich.console import Console
@@ -79,7 +79,15 @@ def plot(
         from jaxgen.text_plots import hidden_units_text
 
         saved = SavedRun(run, data_dir)
-        parts, activations = saved.writer.activations(text or "")
+        writer = saved.writer
+        if writer.attends:
+            if unit:
+                raise UsageError(
+                    "the model has attention, not hidden units that it carries on: leave out --unit"
+                )
+            print(*draw_attention(saved.directory, *writer.attention(text or "")))
+            return
+        parts, activations = writer.activations(text or "")
         Console().print(hidden_units_text(parts, activations, unit or None), soft_wrap=True)
         print(*draw_hidden_units(saved.directory, parts, activations, unit or None))
         return
@@ -138,7 +146,7 @@ def predict(
 def sample(
     run: _Run,
     prompt: tuple[str, ...] = ("",),
-    max_tokens: int = 400,
+    max_tokens: int | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -157,7 +165,7 @@ def sample(
     Args:
         run: the run directory.
         prompt: what to go on from; several for a text each. By default the end of a line.
-        max_tokens: new tokens of a text, at most.
+        max_tokens: new tokens of a text, at most; by default 400, or what the model's window has room for.
         temperature: below 1 for likelier tokens, above for wilder ones; 0 takes the likeliest.
         top_k: draw from so many of the likeliest tokens only.
         top_p: draw from the likeliest tokens that have this probability together.

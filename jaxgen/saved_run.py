@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxgen.config import rebuild
-from jaxgen.data import builders, streams, text, tokenizers
+from jaxgen.data import builders, streams, text, tokenizers, windows
 from jaxgen.data.sources import Source, as_source, load
 from jaxgen.data.strokes import Strokes, find_strokes
 from jaxgen.data.tokenizers import Tokenizer
@@ -23,8 +23,8 @@ from jaxgen.train.evaluate import BATCH_SIZE, Evaluator, predict_source, predict
 from jaxgen.train.state import TrainState
 from jaxgen.writing import Writer
 
-# Tokens of a held-out text whose hidden units are drawn, and of what is written at the end of a run.
-_PASSAGE, _SAMPLE = 700, 400
+# Tokens of a held-out text whose hidden units are drawn, and whose attention.
+_PASSAGE, _ATTENTION_PASSAGE = 700, 32
 
 
 class SavedRun:
@@ -122,7 +122,7 @@ class SavedRun:
             encoding=given.encoding,
             as_bytes=as_bytes,
         )
-        return streams.evaluation_streams(found, given)
+        return windows.evaluation_source(found, given)
 
     def _check_unchanged(self, source: Source) -> None:
         """Says where the data isn't what the run was trained on any more; refuses other classes."""
@@ -270,9 +270,12 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
         return []
     paths = draw_curves(directory)
     if source.text is not None and jax.process_count() == 1:
-        writer = Writer(task, state, source.text.tokenizer)
-        passage = streams.tokens_of(source)[:_PASSAGE]
-        paths += draw_hidden_units(directory, *writer.activations_of(passage))
+        writer, tokens = Writer(task, state, source.text.tokenizer), streams.tokens_of(source)
+        if writer.attends:
+            passage = tokens[: min(_ATTENTION_PASSAGE, source.text.sequence_length)]
+            paths += draw_attention(directory, *writer.attention_of(passage))
+        else:
+            paths += draw_hidden_units(directory, *writer.activations_of(tokens[:_PASSAGE]))
     if predictions is not None:
         params = jax.device_get(state.evaluation_params())
         paths += plots.save(task.plots(params, source.arrays(), predictions), directory.plots)
@@ -289,12 +292,20 @@ def draw_hidden_units(
     return plots.save({"hidden_units": hidden_units(parts, activations, units)}, directory.plots)
 
 
+def draw_attention(directory: RunDirectory, parts: Sequence[str], weights: np.ndarray) -> list[Path]:
+    """Draws the attention of all heads over a text, and gives the file."""
+    from jaxgen import plots
+    from jaxgen.attention_plots import attention_maps
+
+    return plots.save({"attention": attention_maps(parts, weights)}, directory.plots)
+
+
 def write_sample(directory: RunDirectory, task: Any, state: TrainState, source: Source) -> str:
     """Lets a language model write a page, from the end of a line on, into `samples/sample.txt`; gives the text."""
     from jaxgen.generate.sampling import Sampler
 
     writer = Writer(task, state, source.text.tokenizer)
-    (text,) = writer.write([""], max_tokens=_SAMPLE, sampler=Sampler.of(temperature=0.8))
+    (text,) = writer.write([""], sampler=Sampler.of(temperature=0.8))
     (directory.path / "samples").mkdir(exist_ok=True)
     write_text(directory.path / "samples" / "sample.txt", f"{text}\n")
     return text
