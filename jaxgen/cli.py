@@ -1,4 +1,4 @@
-"""The command line: `jaxgen list | evaluate | plot | predict | sample | compare | data prepare`."""
+"""The command line: `jaxgen list | evaluate | plot | predict | sample | compare | import | export | data prepare`."""
 
 import importlib
 import os
@@ -6,7 +6,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
@@ -19,7 +19,7 @@ _app = SubcommandApp()
 _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
-_COMMANDS = ("compare", "data", "evaluate", "list", "plot", "predict", "sample")
+_COMMANDS = ("compare", "data", "evaluate", "export", "import", "list", "plot", "predict", "sample")
 _Run = Annotated[Positional[Path], arg(metavar="RUN")]
 
 
@@ -42,19 +42,25 @@ def list_experiments() -> None:
 
 
 @_app.command
-def evaluate(run: _Run, split: tuple[str, ...] = (), data_dir: Path | None = None) -> None:
-    """Evaluate a saved run again, from its directory alone.
+def evaluate(
+    run: _Run, split: tuple[str, ...] = (), data: str | None = None, data_dir: Path | None = None
+) -> None:
+    """Evaluate a saved run again, from its directory alone, or a language model on any text.
 
     Args:
         run: the run directory.
         split: splits to evaluate: train, validation, test; by default all but train.
+        data: another text: the path of a file or directory, of which all is read, or a set, of which its test split is.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     from jaxgen.saved_run import SavedRun
     from jaxgen.train.hooks import format_figures
 
     saved = SavedRun(run, data_dir)
-    figures = saved.evaluate(split)
+    if data is None:
+        figures = saved.evaluate(split)
+    else:
+        figures = saved.evaluate({name or "text": saved.other_text(data, name) for name in split or (None,)})
     print(f"{saved.config.get('experiment') or run}, step {int(saved.state.step)}")
     print("  ".join(format_figures(figures)))
 
@@ -245,6 +251,44 @@ def compare(
     Console().print(comparison.table())
     (path,) = plots.save({output.stem: comparison.figure()}, output.parent)
     print(f"plot: {path}")
+
+
+@_app.command(name="import")
+def import_weights(
+    directory: Annotated[Positional[Path], arg(metavar="DIR")],
+    run: Annotated[Positional[Path], arg(metavar="RUN_DIR")],
+) -> None:
+    """Make a run directory of a GPT-2, BERT or T5 in Hugging Face's files: config.json, safetensors, a tokenizer.
+
+    Args:
+        directory: where the files lie.
+        run: the new run directory.
+    """
+    from jaxgen.pretrained.runs import import_run
+
+    import_run(directory, run)
+    print(f"run directory: {run}")
+
+
+@_app.command
+def export(
+    run: _Run,
+    directory: Annotated[Positional[Path], arg(metavar="DIR")],
+    format: Literal["huggingface"] = "huggingface",
+) -> None:
+    """Write a run's model and tokenizer in the files that others open, such as transformers by from_pretrained.
+
+    Args:
+        run: the run directory.
+        directory: a new directory for the files.
+        format: whose files.
+    """
+    from jaxgen.pretrained.runs import export_run
+    from jaxgen.saved_run import SavedRun
+
+    if note := export_run(SavedRun(run), directory):
+        print(note)
+    print(f"{format}: {directory}")
 
 
 @_data.command

@@ -60,6 +60,8 @@ class SavedRun:
             JaxgenError: where the data can't be had, or has other classes by now.
         """
         data = self.config["data"]
+        if not data["splits"]:
+            raise _without_data()
         if split not in data["splits"]:
             raise UsageError(f"the run has no split {split!r}; it has {', '.join(data['splits'])}")
         name = data.get("names", {}).get(split, data["name"])
@@ -91,11 +93,7 @@ class SavedRun:
             UsageError: for a run of another kind.
             JaxgenError: where it is missing, damaged, or another one.
         """
-        if "text" not in self.config["data"]:
-            raise UsageError(
-                f"{self.directory.path} is a run of {type(self.task).__name__}, not of a language model"
-            )
-        return tokenizers.load(self.directory.tokenizer_path, self.config["data"]["text"]["tokenizer"])
+        return tokenizers.load(self.directory.tokenizer_path, self._format()["tokenizer"])
 
     @cached_property
     def writer(self) -> Writer:
@@ -109,20 +107,41 @@ class SavedRun:
 
     def _text(self, split: str) -> Source:
         data = self.config["data"]
-        given = streams.TextFormat(**{**data["text"], "tokenizer": self.tokenizer})
-        as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
         if not (text.is_path(data["name"]) or builders.known(data["name"])):
             raise OwnCodeError(
                 f"the run was trained on {data['name']}, a text of your own code: evaluate it there"
             )
-        found = text.read(
-            data["name"],
-            data["splits"][split],
-            data_dir=self._data_dir,
-            encoding=given.encoding,
-            as_bytes=as_bytes,
-        )
+        return self.other_text(data["name"], data["splits"][split])
+
+    def other_text(self, name: str, split: str | None = None) -> Source:
+        """Reads any text, and cuts it as those that a language model's run evaluates.
+
+        Args:
+            name: as for `jaxgen.data.text.read`.
+            split: of it; by default all of a file or directory, of a set the test split.
+
+        Raises:
+            UsageError: for a run of another kind, and an unknown name or split.
+            JaxgenError: where the text can't be had or read.
+        """
+        given = streams.TextFormat(**{**self._format(), "tokenizer": self.tokenizer})
+        as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
+        if split is None:
+            split = "train+validation+test" if text.is_path(name) else "test"
+        found = text.read(name, split, data_dir=self._data_dir, encoding=given.encoding, as_bytes=as_bytes)
         return windows.evaluation_source(found, given)
+
+    def _format(self) -> dict[str, Any]:
+        """Gives how texts are cut, as `config.json` has it.
+
+        Raises:
+            UsageError: for a run that has no text.
+        """
+        if "text" not in self.config["data"]:
+            raise UsageError(
+                f"{self.directory.path} is a run of {type(self.task).__name__}, not of a language model"
+            )
+        return self.config["data"]["text"]
 
     def _check_unchanged(self, source: Source) -> None:
         """Says where the data isn't what the run was trained on any more; refuses other classes."""
@@ -187,6 +206,8 @@ class SavedRun:
     def default_split(self) -> str:
         """The split to show: `test`, or what there is."""
         available = self.config["data"]["splits"]
+        if not available:
+            raise _without_data()
         return next(name for name in ("test", "validation", "train") if name in available)
 
     def predict(self, examples: Any) -> dict[str, np.ndarray]:
@@ -253,6 +274,10 @@ class SavedRun:
     def history(self) -> list[dict[str, Any]]:
         """Reads the figures that were written during the run."""
         return read_lines(self.directory.metrics_path)
+
+
+def _without_data() -> OwnCodeError:
+    return OwnCodeError("the run was imported, and has no data of its own: name a text, --data PATH")
 
 
 def _shapes(arrays: Mapping[str, Any]) -> str:
