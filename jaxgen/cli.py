@@ -1,4 +1,4 @@
-"""The command line: `jaxgen list | evaluate | plot | predict | sample | compare | import | export | data prepare`."""
+"""The command line: `jaxgen list | evaluate | plot | predict | embed | sample | compare | import | export | data`."""
 
 import importlib
 import os
@@ -6,7 +6,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
@@ -15,11 +15,14 @@ from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 from jaxgen.experiment import Experiment
 from jaxgen.run import guard
 
+if TYPE_CHECKING:
+    from jaxgen.saved_run import SavedRun
+
 _app = SubcommandApp()
 _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
-_COMMANDS = ("compare", "data", "evaluate", "export", "import", "list", "plot", "predict", "sample")
+_COMMANDS = ("compare", "data", "embed", "evaluate", "export", "import", "list", "plot", "predict", "sample")
 _Run = Annotated[Positional[Path], arg(metavar="RUN")]
 
 
@@ -104,15 +107,17 @@ def plot(
 @_app.command
 def predict(
     run: _Run,
-    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ...")],
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE ...")],
     output: Path | None = None,
     data_dir: Path | None = None,
 ) -> None:
     """Predict the classes of pictures: a table, a CSV of all probabilities, and a sheet of the pictures beside it.
 
+    A masked language model fills texts in: give them in the place of files, with [MASK] where a token is to be found.
+
     Args:
         run: the run directory.
-        files: pictures (PNG, JPEG, BMP, GIF), and folders of them.
+        inputs: pictures (PNG, JPEG, BMP, GIF), and folders of them; or texts.
         output: where the CSV goes; by default predictions.csv in the run directory.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
@@ -121,6 +126,11 @@ def predict(
     from jaxgen import predict as prediction
     from jaxgen.saved_run import SavedRun
 
+    saved = SavedRun(run, data_dir)
+    if saved.config["task"]["kind"] == "MaskedLanguageModelling":
+        _fill(saved, inputs)
+        return
+    files = tuple(map(Path, inputs))
     given, output = output is not None, run / "predictions.csv" if output is None else output
     if output.suffix != ".csv" or output.is_dir():
         raise UsageError(f"the predictions are a CSV: --output {_with_suffix(output, 'predictions.csv')}")
@@ -128,7 +138,6 @@ def predict(
         raise UsageError("give the pictures to predict, files or folders of them")
     if taken := {output.resolve(), output.with_suffix(".png").resolve()} & {file.resolve() for file in files}:
         raise UsageError(f"{shown(taken.pop())} would be written over: give another --output")
-    saved = SavedRun(run, data_dir)
     if given:
         _check_output(output, files, saved.config["data"]["name"])
     predictions, failed = [], 0
@@ -146,6 +155,47 @@ def predict(
         print("\n".join(map(shown, prediction.save(predictions, names, output))))
     if failed:
         raise JaxgenError(f"{failed} of {failed + len(predictions)} files can't be predicted")
+
+
+def _fill(saved: "SavedRun", texts: Sequence[str]) -> None:
+    from jaxgen.encoding import Encoder
+
+    if not texts:
+        raise UsageError("give the texts to fill in")
+    encoder = Encoder.of(saved)
+    for text in texts:
+        print(text)
+        for number, found in enumerate(encoder.fill(text), start=1):
+            listed = ", ".join(f"{token} {100 * probability:.1f} %" for token, probability in found)
+            print(f"  {number}: {listed}")
+
+
+@_app.command
+def embed(
+    run: _Run,
+    texts: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT ...")],
+    output: Path | None = None,
+) -> None:
+    """Give a vector for each text, the mean of what a BERT makes of its tokens, of length 1: a line each.
+
+    Args:
+        run: a run directory, or one with a BERT in Hugging Face's files.
+        texts: any number.
+        output: a file for the vectors instead, .npy, float32 [texts, width].
+    """
+    import numpy as np
+
+    from jaxgen.encoding import Encoder
+
+    if output is not None and (output.suffix != ".npy" or output.exists()):
+        raise UsageError(f"{shown(output)} is there already, or no .npy: give another --output")
+    vectors = Encoder.open(run).embed(texts)
+    if output is None:
+        for vector in vectors:
+            print(" ".join(f"{value:.6f}" for value in vector))
+    else:
+        np.save(output, vectors)
+        print(f"written to {shown(output)}")
 
 
 @_app.command

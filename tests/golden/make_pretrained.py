@@ -1,7 +1,7 @@
 """Writes small random models as transformers saves them, and what it computes with each: `pretrained/NAME/`.
 
 Run it with PyTorch, transformers and NumPy installed. Beside `config.json` and `model.safetensors` there is
-`results.npz`: outputs, and for models that write greedy tokens and beams, padded with 0.
+`results.npz`: outputs, and for models that write greedy tokens and beams, filled up with anything.
 """
 
 import logging
