@@ -101,12 +101,14 @@ def _as_byte_pairs(tokenizer: Characters | Bytes) -> Subwords:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
 
-    of_bytes = isinstance(tokenizer, Bytes)
-    vocabulary = dict(zip(_letters_of_bytes(), range(256), strict=True)) if of_bytes else tokenizer.numbers
-    library = tokenizers.Tokenizer(models.BPE(vocabulary, []))
-    library.decoder = decoders.ByteLevel() if of_bytes else decoders.Fuse()
-    if of_bytes:
+    if isinstance(tokenizer, Characters):
+        library = tokenizers.Tokenizer(models.BPE(tokenizer.numbers, []))
+        library.decoder = decoders.Fuse()
+    else:
+        numbers = {letter: byte for byte, letter in enumerate(_letters_of_bytes())}
+        library = tokenizers.Tokenizer(models.BPE(numbers, []))
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        library.decoder = decoders.ByteLevel()
     return Subwords(library.to_str(), "bpe")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from jaxgen.errors import JaxgenError
-from jaxgen.pretrained.storage import Stored, Tensors, new_directory, write_stored
+from jaxgen.pretrained.storage import Stored, new_directory, write_stored
 from jaxgen.pretrained.table import Table, from_params, to_params
 
 
@@ -70,9 +70,8 @@ def save(directory: Path | str, config: Mapping[str, Any], params: Any, table: T
         write(made, config, params, table)
 
 
-def is_own(tensors: Tensors, name: str, embedding: str) -> bool:
+def is_own(tensors: Mapping[str, Shaped[np.ndarray, "..."]], name: str, embedding: str) -> bool:
     """Tells whether there is a last layer that isn't the embedding: old files have it twice."""
     if name not in tensors or embedding not in tensors:
         return False
-    head: Shaped[np.ndarray, "..."] = tensors[name]
-    return not np.array_equal(head, tensors[embedding])
+    return not np.array_equal(tensors[name], tensors[embedding])

@@ -94,7 +94,6 @@ def test_there_and_back_it_is_the_same_bit_for_bit(gpt, capsys, tmp_path):
     directory, run = gpt
     code, out, err = call(capsys, "export", run, tmp_path / "back", "--format", "huggingface")
     assert (code, err, out) == (0, "", f"huggingface: {tmp_path / 'back'}\n")
-    assert (tmp_path / "back" / "model.safetensors").read_bytes() != b""
     (model, params), (before, params_before) = pretrained.load(tmp_path / "back"), pretrained.load(directory)
     assert model == before
     for name, value in params_before["layers"]["layer_1"]["attention"]["query"].items():
