@@ -56,6 +56,8 @@ def options(architecture: str, random: np.random.Generator) -> dict[str, Any]:
             "eos_token_id": None,
         }
     if architecture.startswith("Bert"):
+        names = {number: f"class {number}" for number in range(random.integers(1, 5))}
+        classes = {"id2label": names} if architecture.endswith("Classification") else {}
         return common | {
             "max_position_embeddings": context,
             "hidden_size": heads * depth,
@@ -63,7 +65,7 @@ def options(architecture: str, random: np.random.Generator) -> dict[str, Any]:
             "num_attention_heads": heads,
             "intermediate_size": inside,
             "hidden_act": str(random.choice(["gelu", "gelu_new", "relu"])),
-            "id2label": {number: f"class {number}" for number in range(random.integers(1, 5))},
+            **classes,
         }
     return common | {
         "d_model": int(random.integers(3, 20)),
