@@ -121,7 +121,7 @@ class Encoder:
         return self.tokenizer.encode(text)
 
     def _padded(
-        self, rows: list[Int32[np.ndarray, " tokens"]]
+        self, rows: list[Int32[np.ndarray, "..."]]
     ) -> tuple[Int32[np.ndarray, "texts time"], Int32[np.ndarray, " texts"]]:
         """Makes one batch of texts, of one of few lengths."""
         if not rows or not all(map(len, rows)):
