@@ -8,6 +8,14 @@ from jaxgen.errors import JaxgenError, UsageError
 
 Config = Mapping[str, Any]
 
+# Of a default: what its field is to be.
+_KINDS: dict[type, tuple[str, tuple[type, ...]]] = {
+    bool: ("true or false", (bool,)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (float, int)),
+    type(None): ("a whole number", (int, type(None))),
+}
+
 
 @dataclass(frozen=True)
 class Field:
@@ -75,15 +83,8 @@ def _read(value: Any, of: Field) -> Any:
                 f"config.json has {of.theirs} {value!r}, which jaxgen doesn't have: it has {', '.join(of.names)}"
             )
         return of.names[value]
-    wanted, kinds = (
-        ("true or false", (bool,))
-        if isinstance(of.default, bool)
-        else ("a number", (float, int))
-        if isinstance(of.default, float)
-        else ("a whole number", (int,))
-    )
-    fits = isinstance(value, kinds) and isinstance(value, bool) == isinstance(of.default, bool)
-    if not fits and not (value is None and of.default is None):
+    wanted, kinds = _KINDS[type(of.default)]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise JaxgenError(f"config.json has {of.theirs} {value!r}; it must be {wanted}")
     return value
 
