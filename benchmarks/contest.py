@@ -67,9 +67,9 @@ def standings(workers: list[Worker], rates: np.ndarray) -> Iterator[tuple[str, f
         )
 
 
-def machine() -> str:
-    """Names the machine and the versions of the contenders."""
-    names = ("jax", "flax", "torch", "keras")
+def machine(*others: str) -> str:
+    """Names the machine and the versions of jaxgen's parts and of the others."""
+    names = ("jax", "flax", *others)
     try:
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     except importlib.metadata.PackageNotFoundError as error:

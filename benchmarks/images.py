@@ -119,7 +119,7 @@ def main(rounds: int = 7, job_rounds: int = 3, data_dir: Path | None = None) -> 
         data_dir: where the prepared MNIST lies; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     console = Console()
-    console.print(machine(), highlight=False)
+    console.print(machine("torch", "keras"), highlight=False)
     train, test = (load("mnist", split, data_dir=data_dir).arrays() for split in ("train", "test"))
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory, "mnist.npz")

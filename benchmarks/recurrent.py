@@ -94,7 +94,7 @@ def main(rounds: int = 9) -> None:
         rounds: of each comparison.
     """
     console = Console()
-    console.print(machine(), highlight=False)
+    console.print(machine("torch", "keras"), highlight=False)
     for model, cell in (*(("words", cell) for cell in _GATES), ("characters", "lstm")):
         console.print(compare_training(model, cell, rounds))
     for batch_size in (1, 64):

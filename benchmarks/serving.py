@@ -38,8 +38,10 @@ def torch_peak() -> float:
     return peak(lambda: square @ square)
 
 
-def jaxgen_training(task: Any, source: Any, batch_size: int, steps_per_call: int) -> Work:
-    """Makes what trains a task by Adam as `fit` does, the set on the device."""
+def jaxgen_training(
+    task: Any, source: Any, batch_size: int, steps_per_call: int, optimizer: Any = None
+) -> Work:
+    """Makes what trains a task as `fit` does, by Adam unless another optimiser is given, the set on the device."""
     import jax
     import optax
 
@@ -51,7 +53,7 @@ def jaxgen_training(task: Any, source: Any, batch_size: int, steps_per_call: int
     order = order_of(source, batch_size, seed=0)
     mesh = make_mesh()
     feed = ResidentFeed(source, order, mesh, steps_per_call)
-    optimizer = optax.adam(1e-3)
+    optimizer = optimizer or optax.adam(1e-3)
     state = TrainState.create(task, optimizer, jax.random.key(0), source.gather(order(0)[0]))
     state = put_state(state, mesh)
     run = feed.bind(make_train_step(task.loss, optimizer), state)

@@ -1,4 +1,4 @@
-"""The command line: `jaxgen list | evaluate | plot | predict | sample | compare | data prepare`."""
+"""The command line: `jaxgen list | evaluate | plot | predict | embed | sample | compare | import | export | data`."""
 
 import importlib
 import os
@@ -6,7 +6,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
@@ -15,11 +15,14 @@ from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 from jaxgen.experiment import Experiment
 from jaxgen.run import guard
 
+if TYPE_CHECKING:
+    from jaxgen.saved_run import SavedRun
+
 _app = SubcommandApp()
 _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
-_COMMANDS = ("compare", "data", "evaluate", "list", "plot", "predict", "sample")
+_COMMANDS = ("compare", "data", "embed", "evaluate", "export", "import", "list", "plot", "predict", "sample")
 _Run = Annotated[Positional[Path], arg(metavar="RUN")]
 
 
@@ -42,19 +45,25 @@ def list_experiments() -> None:
 
 
 @_app.command
-def evaluate(run: _Run, split: tuple[str, ...] = (), data_dir: Path | None = None) -> None:
-    """Evaluate a saved run again, from its directory alone.
+def evaluate(
+    run: _Run, split: tuple[str, ...] = (), data: str | None = None, data_dir: Path | None = None
+) -> None:
+    """Evaluate a saved run again, from its directory alone, or a language model on any text.
 
     Args:
         run: the run directory.
         split: splits to evaluate: train, validation, test; by default all but train.
+        data: another text: the path of a file or directory, of which all is read, or a set, of which its test split is.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     from jaxgen.saved_run import SavedRun
     from jaxgen.train.hooks import format_figures
 
     saved = SavedRun(run, data_dir)
-    figures = saved.evaluate(split)
+    if data is None:
+        figures = saved.evaluate(split)
+    else:
+        figures = saved.evaluate({name or "text": saved.other_text(data, name) for name in split or (None,)})
     print(f"{saved.config.get('experiment') or run}, step {int(saved.state.step)}")
     print("  ".join(format_figures(figures)))
 
@@ -67,11 +76,11 @@ def plot(
 
     Args:
         run: the run directory.
-        text: a text to show a language model's hidden units over, as a picture and here.
+        text: a text to show a language model's attention over, or its hidden units, these also here.
         unit: the hidden units to show; by default those that vary most.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
-    from jaxgen.saved_run import SavedRun, draw_hidden_units
+    from jaxgen.saved_run import SavedRun, draw_attention, draw_hidden_units
 
     if text is not None or unit:
         from rich.console import Console
@@ -79,7 +88,15 @@ def plot(
         from jaxgen.text_plots import hidden_units_text
 
         saved = SavedRun(run, data_dir)
-        parts, activations = saved.writer.activations(text or "")
+        writer = saved.writer
+        if writer.attends:
+            if unit:
+                raise UsageError(
+                    "the model has attention, not hidden units that it carries on: leave out --unit"
+                )
+            print(*draw_attention(saved.directory, *writer.attention(text or "")))
+            return
+        parts, activations = writer.activations(text or "")
         Console().print(hidden_units_text(parts, activations, unit or None), soft_wrap=True)
         print(*draw_hidden_units(saved.directory, parts, activations, unit or None))
         return
@@ -90,15 +107,17 @@ def plot(
 @_app.command
 def predict(
     run: _Run,
-    files: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ...")],
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE ...")],
     output: Path | None = None,
     data_dir: Path | None = None,
 ) -> None:
     """Predict the classes of pictures: a table, a CSV of all probabilities, and a sheet of the pictures beside it.
 
+    A masked language model fills texts in: give them in the place of files, with [MASK] where a token is to be found.
+
     Args:
         run: the run directory.
-        files: pictures (PNG, JPEG, BMP, GIF), and folders of them.
+        inputs: pictures (PNG, JPEG, BMP, GIF), and folders of them; or texts.
         output: where the CSV goes; by default predictions.csv in the run directory.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
@@ -107,6 +126,11 @@ def predict(
     from jaxgen import predict as prediction
     from jaxgen.saved_run import SavedRun
 
+    saved = SavedRun(run, data_dir)
+    if saved.config["task"]["kind"] == "MaskedLanguageModelling":
+        _fill(saved, inputs)
+        return
+    files = tuple(map(Path, inputs))
     given, output = output is not None, run / "predictions.csv" if output is None else output
     if output.suffix != ".csv" or output.is_dir():
         raise UsageError(f"the predictions are a CSV: --output {_with_suffix(output, 'predictions.csv')}")
@@ -114,7 +138,6 @@ def predict(
         raise UsageError("give the pictures to predict, files or folders of them")
     if taken := {output.resolve(), output.with_suffix(".png").resolve()} & {file.resolve() for file in files}:
         raise UsageError(f"{shown(taken.pop())} would be written over: give another --output")
-    saved = SavedRun(run, data_dir)
     if given:
         _check_output(output, files, saved.config["data"]["name"])
     predictions, failed = [], 0
@@ -134,11 +157,52 @@ def predict(
         raise JaxgenError(f"{failed} of {failed + len(predictions)} files can't be predicted")
 
 
+def _fill(saved: "SavedRun", texts: Sequence[str]) -> None:
+    from jaxgen.encoding import Encoder
+
+    if not texts:
+        raise UsageError("give the texts to fill in")
+    encoder = Encoder.of(saved)
+    for text in texts:
+        print(text)
+        for number, found in enumerate(encoder.fill(text), start=1):
+            listed = ", ".join(f"{token} {100 * probability:.1f} %" for token, probability in found)
+            print(f"  {number}: {listed}")
+
+
+@_app.command
+def embed(
+    run: _Run,
+    texts: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT ...")],
+    output: Path | None = None,
+) -> None:
+    """Give a vector for each text, the mean of what a BERT makes of its tokens, of length 1: a line each.
+
+    Args:
+        run: a run directory, or one with a BERT in Hugging Face's files.
+        texts: any number.
+        output: a file for the vectors instead, .npy, float32 [texts, width].
+    """
+    import numpy as np
+
+    from jaxgen.encoding import Encoder
+
+    if output is not None and (output.suffix != ".npy" or output.exists()):
+        raise UsageError(f"{shown(output)} is there already, or no .npy: give another --output")
+    vectors = Encoder.open(run).embed(texts)
+    if output is None:
+        for vector in vectors:
+            print(" ".join(f"{value:.6f}" for value in vector))
+    else:
+        np.save(output, vectors)
+        print(f"written to {shown(output)}")
+
+
 @_app.command
 def sample(
     run: _Run,
     prompt: tuple[str, ...] = ("",),
-    max_tokens: int = 400,
+    max_tokens: int | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -157,7 +221,7 @@ def sample(
     Args:
         run: the run directory.
         prompt: what to go on from; several for a text each. By default the end of a line.
-        max_tokens: new tokens of a text, at most.
+        max_tokens: new tokens of a text, at most; by default 400, or what the model's window has room for.
         temperature: below 1 for likelier tokens, above for wilder ones; 0 takes the likeliest.
         top_k: draw from so many of the likeliest tokens only.
         top_p: draw from the likeliest tokens that have this probability together.
@@ -237,6 +301,44 @@ def compare(
     Console().print(comparison.table())
     (path,) = plots.save({output.stem: comparison.figure()}, output.parent)
     print(f"plot: {path}")
+
+
+@_app.command(name="import")
+def import_weights(
+    directory: Annotated[Positional[Path], arg(metavar="DIR")],
+    run: Annotated[Positional[Path], arg(metavar="RUN_DIR")],
+) -> None:
+    """Make a run directory of a GPT-2, BERT or T5 in Hugging Face's files: config.json, safetensors, a tokenizer.
+
+    Args:
+        directory: where the files lie.
+        run: the new run directory.
+    """
+    from jaxgen.pretrained.runs import import_run
+
+    import_run(directory, run)
+    print(f"run directory: {run}")
+
+
+@_app.command
+def export(
+    run: _Run,
+    directory: Annotated[Positional[Path], arg(metavar="DIR")],
+    format: Literal["huggingface"] = "huggingface",
+) -> None:
+    """Write a run's model and tokenizer in the files that others open, such as transformers by from_pretrained.
+
+    Args:
+        run: the run directory.
+        directory: a new directory for the files.
+        format: whose files.
+    """
+    from jaxgen.pretrained.runs import export_run
+    from jaxgen.saved_run import SavedRun
+
+    if note := export_run(SavedRun(run), directory):
+        print(note)
+    print(f"{format}: {directory}")
 
 
 @_data.command

@@ -54,6 +54,10 @@ class TrainConfig:
     """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from 0 to its peak."""
+    final_fraction: float = 0.0
+    """What cosine and linear come down to, as a part of the peak learning rate."""
+    beta2: float | None = None
+    """For adam, adamw and their kin: part of the mean of squared gradients that is kept from step to step."""
     weight_decay: float = 0.0
     """Decay of weights (not of biases and scales), for optimisers that have it, else added."""
     clip_norm: float | None = None
@@ -166,6 +170,42 @@ class RecurrentTextConfig(TextConfig):
     """Save memory where --sequence-length is long: what gradients need is made again, chunk by chunk."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GPTTextConfig(TextConfig):
+    """The options of language models that see a window of the text at a time."""
+
+    epochs: int = 1
+    """Length of the run, in passes over all windows: each is as many passes over the text as a window has tokens."""
+    batch_size: int = 12
+    """Windows a step, each from anywhere in the text, over all devices."""
+    sequence_length: int = 64
+    """Tokens of a window: the model's context, in training and in writing."""
+    reset_at_documents: bool = False
+    """Let tokens see nothing of the documents before their own."""
+    num_layers: int = 4
+    """Blocks of attention and a feed-forward layer."""
+    num_heads: int = 4
+    """Heads of attention in each block."""
+    num_kv_heads: int | None = None
+    """Heads of keys and values, which several of the others then share. By default as many as heads."""
+    embedding_size: int = 128
+    """Width of all that goes from block to block."""
+    feed_forward_size: int | None = None
+    """Width inside of the feed-forward layers. By default four times the embedding."""
+    positions: Literal["learned", "rotary", "sinusoidal", "none"] = "learned"
+    """How the model knows where a token stands."""
+    activation: Literal["gelu", "gelu_erf", "relu", "geglu", "swiglu"] = "gelu"
+    """Of the feed-forward layers; geglu and swiglu have a gate beside it."""
+    norm: Literal["layer", "rms"] = "layer"
+    """How activations are normalised: by mean and variance, or by the mean square alone."""
+    use_bias: bool = False
+    """Give linear layers and norms biases."""
+    tied: bool = True
+    """Use the embedding for the output, too."""
+    dropout: float = 0.0
+    """Part of the embeddings, the attention's weights and the outputs of layers that is dropped in training."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One runnable experiment.
@@ -262,7 +302,12 @@ def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
         horizon=None if config.schedule == "constant" else horizon,
+        final_fraction=config.final_fraction,
     )
     return OptimizerConfig(
-        name=config.optimizer, schedule=schedule, weight_decay=config.weight_decay, clip_norm=config.clip_norm
+        name=config.optimizer,
+        schedule=schedule,
+        beta2=config.beta2,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
     )

@@ -135,6 +135,9 @@ class OptimizerConfig:
     """The learning rate."""
     momentum: float = 0.9
     """For the optimiser `momentum`: part of the last step that the next one goes on with."""
+    beta2: float | None = None
+    """For adam, adamw and their kin: part of the mean of squared gradients that the next step goes on with. None is
+    the optimiser's own default."""
     weight_decay: float | None = 0.0
     """Decay of weights, not of biases, scales or anything with fewer than two axes. The optimiser's own
     (decoupled, for adamw and lion) where it has one that can leave those out, else added to the gradient as
@@ -147,6 +150,12 @@ class OptimizerConfig:
         if self.name not in optimizers():
             raise unknown("optimizer", self.name, optimizers())
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        if self.beta2 is not None:
+            _require(0 <= self.beta2 < 1, "beta2", self.beta2, "at least 0 and below 1")
+            if "b2" not in inspect.signature(optimizers()[self.name]).parameters:
+                raise UsageError(
+                    f"the optimizer {self.name} has no beta2: leave it out, or take adam or adamw"
+                )
         decay, clip_norm = self.weight_decay, self.clip_norm
         _require(decay is None or 0 <= decay < math.inf, "weight_decay", decay, "at least 0")
         _require(clip_norm is None or clip_norm > 0, "clip_norm", clip_norm, "positive")
@@ -155,6 +164,8 @@ class OptimizerConfig:
         """Makes the Optax transformation: nothing but Optax's own optimiser where nothing else is asked for."""
         make = optimizers()[self.name]
         options: dict[str, Any] = {"momentum": self.momentum} if self.name == "momentum" else {}
+        if self.beta2 is not None:
+            options["b2"] = self.beta2
         parts = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         if self.weight_decay is not None:
             mask = _mask_parameter(make)

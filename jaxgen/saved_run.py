@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxgen.config import rebuild
-from jaxgen.data import builders, streams, text, tokenizers
+from jaxgen.data import builders, streams, text, tokenizers, windows
 from jaxgen.data.sources import Source, as_source, load
 from jaxgen.data.strokes import Strokes, find_strokes
 from jaxgen.data.tokenizers import Tokenizer
@@ -23,8 +23,8 @@ from jaxgen.train.evaluate import BATCH_SIZE, Evaluator, predict_source, predict
 from jaxgen.train.state import TrainState
 from jaxgen.writing import Writer
 
-# Tokens of a held-out text whose hidden units are drawn, and of what is written at the end of a run.
-_PASSAGE, _SAMPLE = 700, 400
+# Tokens of a held-out text whose hidden units are drawn, and whose attention.
+_PASSAGE, _ATTENTION_PASSAGE = 700, 32
 
 
 class SavedRun:
@@ -60,6 +60,8 @@ class SavedRun:
             JaxgenError: where the data can't be had, or has other classes by now.
         """
         data = self.config["data"]
+        if not data["splits"]:
+            raise _without_data()
         if split not in data["splits"]:
             raise UsageError(f"the run has no split {split!r}; it has {', '.join(data['splits'])}")
         name = data.get("names", {}).get(split, data["name"])
@@ -91,11 +93,7 @@ class SavedRun:
             UsageError: for a run of another kind.
             JaxgenError: where it is missing, damaged, or another one.
         """
-        if "text" not in self.config["data"]:
-            raise UsageError(
-                f"{self.directory.path} is a run of {type(self.task).__name__}, not of a language model"
-            )
-        return tokenizers.load(self.directory.tokenizer_path, self.config["data"]["text"]["tokenizer"])
+        return tokenizers.load(self.directory.tokenizer_path, self._format()["tokenizer"])
 
     @cached_property
     def writer(self) -> Writer:
@@ -109,20 +107,41 @@ class SavedRun:
 
     def _text(self, split: str) -> Source:
         data = self.config["data"]
-        given = streams.TextFormat(**{**data["text"], "tokenizer": self.tokenizer})
-        as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
         if not (text.is_path(data["name"]) or builders.known(data["name"])):
             raise OwnCodeError(
                 f"the run was trained on {data['name']}, a text of your own code: evaluate it there"
             )
-        found = text.read(
-            data["name"],
-            data["splits"][split],
-            data_dir=self._data_dir,
-            encoding=given.encoding,
-            as_bytes=as_bytes,
-        )
-        return streams.evaluation_streams(found, given)
+        return self.other_text(data["name"], data["splits"][split])
+
+    def other_text(self, name: str, split: str | None = None) -> Source:
+        """Reads any text, and cuts it as those that a language model's run evaluates.
+
+        Args:
+            name: as for `jaxgen.data.text.read`.
+            split: of it; by default all of a file or directory, of a set the test split.
+
+        Raises:
+            UsageError: for a run of another kind, and an unknown name or split.
+            JaxgenError: where the text can't be had or read.
+        """
+        given = streams.TextFormat(**{**self._format(), "tokenizer": self.tokenizer})
+        as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
+        if split is None:
+            split = "train+validation+test" if text.is_path(name) else "test"
+        found = text.read(name, split, data_dir=self._data_dir, encoding=given.encoding, as_bytes=as_bytes)
+        return windows.evaluation_source(found, given)
+
+    def _format(self) -> dict[str, Any]:
+        """Gives how texts are cut, as `config.json` has it.
+
+        Raises:
+            UsageError: for a run that has no text.
+        """
+        if "text" not in self.config["data"]:
+            raise UsageError(
+                f"{self.directory.path} is a run of {type(self.task).__name__}, not of a language model"
+            )
+        return self.config["data"]["text"]
 
     def _check_unchanged(self, source: Source) -> None:
         """Says where the data isn't what the run was trained on any more; refuses other classes."""
@@ -187,6 +206,8 @@ class SavedRun:
     def default_split(self) -> str:
         """The split to show: `test`, or what there is."""
         available = self.config["data"]["splits"]
+        if not available:
+            raise _without_data()
         return next(name for name in ("test", "validation", "train") if name in available)
 
     def predict(self, examples: Any) -> dict[str, np.ndarray]:
@@ -255,6 +276,10 @@ class SavedRun:
         return read_lines(self.directory.metrics_path)
 
 
+def _without_data() -> OwnCodeError:
+    return OwnCodeError("the run was imported, and has no data of its own: name a text, --data PATH")
+
+
 def _shapes(arrays: Mapping[str, Any]) -> str:
     """Tells of arrays what one example is."""
     return " and ".join(f"{name} {list(array.shape[1:])}" for name, array in arrays.items())
@@ -270,9 +295,12 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
         return []
     paths = draw_curves(directory)
     if source.text is not None and jax.process_count() == 1:
-        writer = Writer(task, state, source.text.tokenizer)
-        passage = streams.tokens_of(source)[:_PASSAGE]
-        paths += draw_hidden_units(directory, *writer.activations_of(passage))
+        writer, tokens = Writer(task, state, source.text.tokenizer), streams.tokens_of(source)
+        if writer.attends:
+            passage = tokens[: min(_ATTENTION_PASSAGE, source.text.sequence_length)]
+            paths += draw_attention(directory, *writer.attention_of(passage))
+        else:
+            paths += draw_hidden_units(directory, *writer.activations_of(tokens[:_PASSAGE]))
     if predictions is not None:
         params = jax.device_get(state.evaluation_params())
         paths += plots.save(task.plots(params, source.arrays(), predictions), directory.plots)
@@ -289,12 +317,20 @@ def draw_hidden_units(
     return plots.save({"hidden_units": hidden_units(parts, activations, units)}, directory.plots)
 
 
+def draw_attention(directory: RunDirectory, parts: Sequence[str], weights: np.ndarray) -> list[Path]:
+    """Draws the attention of all heads over a text, and gives the file."""
+    from jaxgen import plots
+    from jaxgen.attention_plots import attention_maps
+
+    return plots.save({"attention": attention_maps(parts, weights)}, directory.plots)
+
+
 def write_sample(directory: RunDirectory, task: Any, state: TrainState, source: Source) -> str:
     """Lets a language model write a page, from the end of a line on, into `samples/sample.txt`; gives the text."""
     from jaxgen.generate.sampling import Sampler
 
     writer = Writer(task, state, source.text.tokenizer)
-    (text,) = writer.write([""], max_tokens=_SAMPLE, sampler=Sampler.of(temperature=0.8))
+    (text,) = writer.write([""], sampler=Sampler.of(temperature=0.8))
     (directory.path / "samples").mkdir(exist_ok=True)
     write_text(directory.path / "samples" / "sample.txt", f"{text}\n")
     return text

@@ -110,7 +110,7 @@ def hidden_units_text(
         text.append(f"unit {unit}\n", style="bold")
         for token, colour in zip(tokens, _colours(activations[:, unit]), strict=True):
             for line in token.splitlines(keepends=True):
-                text.append(_visible(line), style=f"{INK} on {to_hex(colour)}")
+                text.append(visible(line), style=f"{INK} on {to_hex(colour)}")
                 if line.endswith("\n"):
                     text.append("\n")
         text.append("\n\n")
@@ -127,7 +127,7 @@ def _checked(tokens: Sequence[str], activations: Activations, units: Sequence[in
     return most_varied_units(activations) if units is None else list(units)
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """Gives a text of which each character can be seen, and has a place of its own."""
     return "".join(
         _WHITE_SPACE.get(c, _UNPRINTABLE if unicodedata.category(c)[0] in "CM" or c in "\u2028\u2029" else c)
@@ -150,7 +150,7 @@ def _wrapped(tokens: Sequence[str], columns: int) -> list[list[tuple[str, int]]]
                 words = max((i + 1 for i, (c, _) in enumerate(lines[-1]) if c == " "), default=0)
                 words = words or columns
                 lines[-1:] = [lines[-1][:words], lines[-1][words:]]
-            lines[-1].append((_visible(character), index))
+            lines[-1].append((visible(character), index))
             if character == "\n":
                 lines.append([])
     return lines if lines[-1] else lines[:-1]

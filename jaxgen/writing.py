@@ -18,6 +18,7 @@ from jaxgen.generate.text import Text
 from jaxgen.train.state import TrainState
 
 _MOST_TOKENS = 2**20  # of a row: room for all is made ahead
+_TOKENS = 400
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Writer:
         self,
         prompts: Sequence[str],
         *,
-        max_tokens: int = 400,
+        max_tokens: int | None = None,
         sampler: Sampler | None = None,
         stop_strings: Sequence[str] = (),
         num_samples: int = 1,
@@ -50,7 +51,7 @@ class Writer:
 
         Args:
             prompts: what to go on from; an empty one is the end of a line.
-            max_tokens: new tokens of a row, at most.
+            max_tokens: new tokens of a row, at most; by default 400, or what the model's window has room for.
             sampler: how tokens are drawn; by default from the model's own distribution.
             stop_strings: each ends the text that it comes up in, before it.
             num_samples: texts for each prompt.
@@ -76,7 +77,7 @@ class Writer:
             tokens,
             lengths,
             jax.random.key(seed),
-            max_tokens=max_tokens,
+            max_tokens=self._usual_tokens(int(lengths.max(initial=0))) if max_tokens is None else max_tokens,
             chunk=chunk,
             sampler=sampler,
             text=Text(self.tokenizer.decode, tuple(stop_strings)),
@@ -87,6 +88,11 @@ class Writer:
         """Gives the texts that follow the prompts, those of one prompt next to each other; options as for `stream`."""
         pieces = [chunk.texts for chunk in self.stream(prompts, **{"chunk": 128, **options})]
         return ["".join(of_row) for of_row in zip(*pieces, strict=True)]
+
+    def _usual_tokens(self, prompt_length: int) -> int:
+        window = self.task.decoder.max_length
+        # Where there is no room for one, the refusal says so.
+        return _TOKENS if window is None else max(1, min(_TOKENS, window - prompt_length))
 
     def score(self, text: str) -> tuple[list[str], Float32[np.ndarray, " tokens"]]:
         """Gives the tokens of a text, and the log-probability of each after those before it; 0 for the first.
@@ -108,10 +114,7 @@ class Writer:
         Raises:
             UsageError: for a text of no tokens, or with characters that the model doesn't know.
         """
-        tokens = self.tokenizer.encode(text)
-        if not len(tokens):
-            raise UsageError("there is no text to look at: give some")
-        return self.activations_of(tokens)
+        return self.activations_of(self._to_look_at(text))
 
     def activations_of(
         self, tokens: Int32[np.ndarray, " tokens"]
@@ -120,6 +123,33 @@ class Writer:
         read = jax.jit(self.task.activations)
         hidden = read(self.state.evaluation_params(), self.state.model_state, tokens[None])[0]
         return self._parts(tokens), np.asarray(hidden)
+
+    @property
+    def attends(self) -> bool:
+        """Whether the model has attention to look at; else it has hidden units."""
+        return hasattr(self.task.model, "attention")
+
+    def attention(self, text: str) -> tuple[list[str], Float32[np.ndarray, "layers heads tokens tokens"]]:
+        """Gives the parts of a text, and the weights that each gives to all, for `jaxgen.attention_plots`.
+
+        Raises:
+            UsageError: for a text of no tokens, one longer than the model's context, or unknown characters.
+        """
+        return self.attention_of(self._to_look_at(text))
+
+    def attention_of(
+        self, tokens: Int32[np.ndarray, " tokens"]
+    ) -> tuple[list[str], Float32[np.ndarray, "layers heads tokens tokens"]]:
+        """Gives the same of a text's tokens."""
+        read = jax.jit(self.task.attention)
+        weights = read(self.state.evaluation_params(), self.state.model_state, tokens[None])[0]
+        return self._parts(tokens), np.asarray(weights)
+
+    def _to_look_at(self, text: str) -> Int32[np.ndarray, " tokens"]:
+        tokens = self.tokenizer.encode(text)
+        if not len(tokens):
+            raise UsageError("there is no text to look at: give some")
+        return tokens
 
     def _parts(self, tokens: Any) -> list[str]:
         """Gives the text of each token by itself, with a space after words."""

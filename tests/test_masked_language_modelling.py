@@ -1,6 +1,7 @@
 """Masked language modelling: the loss against one written out, and what is hidden when."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -32,20 +33,21 @@ class Neighbours(nn.Module):
         self.bias = self.param("bias", nn.initializers.normal(0.5), (self.vocabulary_size,))
 
     def __call__(self, tokens, *, train=False):
-        features = self.masked_features(tokens, jnp.zeros((len(tokens), 1), jnp.int32), train=train)
-        return features @ self.kernel + self.bias
+        return self.masked_features(self.features(tokens, train=train)) @ self.kernel + self.bias
 
-    def masked_features(self, tokens, positions, *, lengths=None, type_ids=None, train=False):
+    def features(self, tokens, *, lengths=None, token_types=None, train=False):
         tokens = jnp.asarray(tokens)
-        types = jnp.zeros_like(tokens) if type_ids is None else type_ids
+        types = jnp.zeros_like(tokens) if token_types is None else token_types
         embedded = self.embedding(tokens) + self.types(types)
         there = jnp.ones(tokens.shape) if lengths is None else jnp.arange(tokens.shape[1]) < lengths[:, None]
         embedded *= there[..., None]
         mean = embedded.sum(axis=1, keepdims=True) / there.sum(axis=1)[:, None, None]
         padded = jnp.pad(embedded, ((0, 0), (1, 1), (0, 0)))
         parts = [padded[:, :-2], embedded, padded[:, 2:], jnp.broadcast_to(mean, embedded.shape)]
-        hidden = nn.tanh(self.dense(jnp.concatenate(parts, axis=-1)))
-        return jnp.take_along_axis(hidden, positions[..., None], axis=1)
+        return jnp.concatenate(parts, axis=-1)
+
+    def masked_features(self, features):
+        return nn.tanh(self.dense(features))
 
     def output(self):
         return self.kernel, self.bias
@@ -77,11 +79,15 @@ HIDE = jax.jit(
         content_rngs(tokens), tokens, maskable, mask_token=MASK, vocabulary_size=VOCABULARY, fraction=0.3
     )
 )
-FEATURES = jax.jit(
-    lambda tokens, positions: TASK.model.apply(
-        {"params": PARAMS}, tokens, positions, lengths=LENGTHS, method="masked_features"
+
+
+@jax.jit
+def features_at(tokens, positions):
+    apply = functools.partial(TASK.model.apply, {"params": PARAMS})
+    chosen = jnp.take_along_axis(
+        apply(tokens, lengths=LENGTHS, method="features"), positions[..., None], axis=1
     )
-)
+    return apply(chosen, method="masked_features")
 
 
 def test_loss_is_that_of_all_logits_at_the_hidden_places():
@@ -91,7 +97,7 @@ def test_loss_is_that_of_all_logits_at_the_hidden_places():
     assert maskable.tolist() == ((np.arange(12) < LENGTHS[:, None]) & (np.arange(12) > 0)).tolist()
     masked = jax.device_get(HIDE(batch["tokens"], maskable))
     everywhere = np.tile(np.arange(12), (6, 1))
-    hidden = FEATURES(masked.inputs, everywhere)
+    hidden = features_at(masked.inputs, everywhere)
     log_probs = np.asarray(jax.nn.log_softmax(hidden @ PARAMS["kernel"] + PARAMS["bias"]))
     nats, right = [], []
     for row, slot in zip(*np.nonzero(masked.weights), strict=True):
@@ -152,7 +158,7 @@ def test_masks_are_filled_in():
     batch = batch_of()
     found = jax.jit(TASK.predict)(PARAMS, {}, batch)
     everywhere = np.tile(np.arange(12), (6, 1))
-    hidden = FEATURES(batch["tokens"], everywhere)
+    hidden = features_at(batch["tokens"], everywhere)
     probabilities = jax.nn.softmax(hidden @ PARAMS["kernel"] + PARAMS["bias"])
     np.testing.assert_array_equal(found["prediction"], probabilities.argmax(-1))
     np.testing.assert_allclose(found["probability"], probabilities.max(-1), rtol=1e-5)

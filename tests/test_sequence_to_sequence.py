@@ -32,18 +32,17 @@ class MeanAndLast(nn.Module):
         self.kernel = self.param("kernel", nn.initializers.normal(0.5), (8, self.vocabulary_size))
         self.bias = self.param("bias", nn.initializers.normal(0.5), (self.vocabulary_size,))
 
-    def __call__(self, inputs, input_lengths, decoder_inputs, *, train=False):
-        return self.features(inputs, input_lengths, decoder_inputs, train=train) @ self.kernel + self.bias
+    def __call__(self, source, tokens, *, source_lengths=None, train=False):
+        features = self.features(source, tokens, source_lengths=source_lengths, train=train)
+        return features @ self.kernel + self.bias
 
-    def features(self, inputs, input_lengths=None, decoder_inputs=None, *, train=False):
-        inputs = jnp.asarray(inputs)
-        there = (
-            jnp.ones(inputs.shape)
-            if input_lengths is None
-            else jnp.arange(inputs.shape[1]) < input_lengths[:, None]
-        )
-        mean = (self.embedding(inputs) * there[..., None]).sum(axis=1) / there.sum(axis=1)[:, None]
-        previous = self.embedding(decoder_inputs)
+    def features(self, source, tokens, *, source_lengths=None, train=False):
+        source = jnp.asarray(source)
+        there = jnp.ones(source.shape)
+        if source_lengths is not None:
+            there = jnp.arange(source.shape[1]) < source_lengths[:, None]
+        mean = (self.embedding(source) * there[..., None]).sum(axis=1) / there.sum(axis=1)[:, None]
+        previous = self.embedding(tokens)
         read = jnp.broadcast_to(mean[:, None], previous.shape)
         return nn.tanh(self.dense(jnp.concatenate([read, previous], axis=-1)))
 
@@ -63,7 +62,9 @@ BATCH = {
 }
 PARAMS = TASK.init(jax.random.key(0), BATCH)[0]
 LOGITS = jax.jit(
-    lambda params: TASK.model.apply({"params": params}, TOKENS, BATCH["lengths"], TASK.shifted(LABELS))
+    lambda params: TASK.model.apply(
+        {"params": params}, TOKENS, TASK.shifted(LABELS), source_lengths=BATCH["lengths"]
+    )
 )
 EVALUATION = Context(rng=jax.random.key(0), step=0, places=jnp.arange(4), train=False)
 TRAINING = dataclasses.replace(EVALUATION, train=True)

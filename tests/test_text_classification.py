@@ -22,10 +22,10 @@ class BagOfTokens(nn.Module):
     """Gives logits of three classes from the mean of a text's embeddings."""
 
     @nn.compact
-    def __call__(self, tokens, *, lengths=None, type_ids=None, train=False):
+    def __call__(self, tokens, *, lengths=None, token_types=None, train=False):
         tokens = jnp.asarray(tokens)
         there = jnp.ones(tokens.shape) if lengths is None else jnp.arange(tokens.shape[1]) < lengths[:, None]
-        types = nn.Embed(2, 4)(jnp.zeros_like(tokens) if type_ids is None else type_ids)
+        types = nn.Embed(2, 4)(jnp.zeros_like(tokens) if token_types is None else token_types)
         embedded = (nn.Embed(12, 4)(tokens) + types) * there[..., None]
         hidden = nn.Dropout(0.5, deterministic=not train)(embedded.sum(axis=1) / there.sum(axis=1)[:, None])
         return nn.Dense(3)(hidden)

@@ -20,7 +20,7 @@ from jaxgen.data.subwords import (
     t5_tokens,
     word_piece_tokenizer,
 )
-from jaxgen.data.tokenizers import Tokenizer
+from jaxgen.data.tokenizers import Bytes, Characters, Tokenizer
 from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.files import read_json, write_json, write_text
 
@@ -74,10 +74,14 @@ def open_tokenizer(directory: Path) -> Tokenizer:
 def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Writes a tokenizer into a directory, as `transformers` opens it.
 
+    Characters and bytes are byte pairs of which none is put together; characters that aren't known are left out.
+
     Raises:
-        UsageError: for characters, bytes and words, which have no such form.
+        UsageError: for words, which have no such form.
         JaxgenError: if a file can't be written.
     """
+    if isinstance(tokenizer, Characters | Bytes):
+        tokenizer = _as_byte_pairs(tokenizer)
     roles = {name: getattr(_special(tokenizer), role) for role, (name, _) in _ROLES.items()}
     config: dict[str, Any] = {name: token for name, token in roles.items() if token is not None}
     if sentinels := _special(tokenizer).sentinels:
@@ -91,6 +95,28 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         (directory / "spiece.model").write_bytes(base64.b64decode(tokenizer.serialised))
         config |= {"tokenizer_class": "T5Tokenizer", "extra_ids": len(sentinels)}
     write_json(directory / "tokenizer_config.json", {**config, "clean_up_tokenization_spaces": False})
+
+
+def _as_byte_pairs(tokenizer: Characters | Bytes) -> Subwords:
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    if isinstance(tokenizer, Characters):
+        library = tokenizers.Tokenizer(models.BPE(tokenizer.numbers, []))
+        library.decoder = decoders.Fuse()
+    else:
+        numbers = {letter: byte for byte, letter in enumerate(_letters_of_bytes())}
+        library = tokenizers.Tokenizer(models.BPE(numbers, []))
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        library.decoder = decoders.ByteLevel()
+    return Subwords(library.to_str(), "bpe")
+
+
+def _letters_of_bytes() -> list[str]:
+    """Gives the letter that stands for each byte, as GPT-2 has it: its own where that is seen, else others in order."""
+    seen = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]
 
 
 def _special(tokenizer: Tokenizer) -> SpecialTokens:

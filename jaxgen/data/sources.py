@@ -32,6 +32,19 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
+class DeviceReader(Reader, Protocol):
+    """A reader whose examples can be made on a device, of arrays that are smaller than all examples together."""
+
+    def device_arrays(self) -> dict[str, np.ndarray]:
+        """Gives what is to lie on the device."""
+        ...
+
+    def gather_on_device(self, arrays: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+        """Makes examples of these arrays, by index, int32 [batch]: what a call gives, bit for bit. For `jax.jit`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
     """A split of a data set, by random access: what `load` and `from_arrays` give.
@@ -93,6 +106,23 @@ class Source:
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             parts = list(pool.map(self.gather, pieces))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def device_arrays(self) -> dict[str, np.ndarray]:
+        """Gives what is to lie on a device for examples to be gathered there: all of them, or what they are made of."""
+        return self.reader.device_arrays() if isinstance(self.reader, DeviceReader) else self.arrays()
+
+    def gather_on_device(self, arrays: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+        """Gathers examples of `device_arrays` by index, int32 [batch]: what `gather` gives. For `jax.jit`."""
+        if isinstance(self.reader, DeviceReader):
+            return self.reader.gather_on_device(arrays, rows)
+        return {name: values[rows] for name, values in arrays.items()}
+
+    @property
+    def device_bytes(self) -> int:
+        """The size of `device_arrays`, which are only made where that is no work."""
+        if isinstance(self.reader, DeviceReader):
+            return sum(values.nbytes for values in self.reader.device_arrays().values())
+        return len(self) * sum(values.nbytes for values in self[0].values())
 
     @property
     def streams(self) -> int:

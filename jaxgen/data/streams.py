@@ -1,6 +1,6 @@
 """Streams: a text cut into rows that are read side by side, so that a recurrent state goes on from batch to batch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -107,17 +107,30 @@ class EncodedText:
             `tokens` and `labels` int32 [rows, time]; `characters` float32 [rows], how many the labels of a row stand
             for on average; `document_start` bool [rows, time], if it is told.
         """
-        places = np.minimum(places, len(self.tokens) - 2)
-        # What a document begins with can't be foreseen from the one before.
-        counts = there & ~self.starts[places + 1] if self.tells_starts else there
-        examples = {
-            "tokens": np.where(there, self.tokens[places], 0),
-            "labels": np.where(counts, self.tokens[places + 1], -1),
-            "characters": (counts.sum(axis=1) * self.characters).astype(np.float32),
-        }
-        if self.tells_starts:
-            examples["document_start"] = there & self.starts[places]
-        return examples
+        return make_examples(self.arrays(places.shape[1]), places, there, np)
+
+    def arrays(self, length: int) -> dict[str, np.ndarray]:
+        """Gives what `make_examples` needs for examples of a length: of the text itself, no copies."""
+        counted = (np.arange(length + 1) * self.characters).astype(np.float32)
+        arrays = {"tokens": self.tokens, "characters": counted}
+        return {**arrays, "starts": self.starts} if self.tells_starts else arrays
+
+
+def make_examples(arrays: Mapping[str, Any], places: Any, there: Any, numpy: Any) -> dict[str, Any]:
+    """Does what `EncodedText.examples` does, from the text's `arrays`, with NumPy or with what stands in for it.
+
+    How many characters labels stand for is looked up, for a product would be rounded otherwise on a device.
+    """
+    tokens, starts = arrays["tokens"], arrays.get("starts")
+    places = numpy.minimum(places, len(tokens) - 2)
+    # What a document begins with can't be foreseen from the one before.
+    counts = there if starts is None else there & ~starts[places + 1]
+    examples = {
+        "tokens": numpy.where(there, tokens[places], 0),
+        "labels": numpy.where(counts, tokens[places + 1], -1),
+        "characters": arrays["characters"][counts.sum(axis=1)],
+    }
+    return examples if starts is None else {**examples, "document_start": there & starts[places]}
 
 
 def training_streams(text: Text, given: TextFormat) -> Source:

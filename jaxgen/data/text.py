@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ def read(
         name: `pydocs` or `pycode`, which come with Python; any tfds set of text; or the path of a file or directory
             of files, hidden ones left out. Of files the first nine tenths are for training, a twentieth each for
             validation and testing, cut at ends of lines.
-        split: `train`, `validation` or `test`; of a set in tfds notation.
+        split: `train`, `validation` or `test`, or a sum such as `validation+test`; of a set in tfds notation.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
         encoding: of files.
         as_bytes: whether bytes that the encoding doesn't know are kept, as surrogates, for the tokenizer of bytes.
@@ -119,15 +120,18 @@ def read_splits(
         path = absolute(name)
         documents = _read_files(path, encoding, "surrogateescape" if as_bytes else "strict")
         digest = hashlib.sha256("\0".join(documents).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        return [Text(str(path), split, _part(documents, *_bounds(name, split)), digest) for split in splits]
+        parts = [(split, [_part(documents, *bounds) for bounds in _bounds(name, split)]) for split in splits]
+        return [Text(str(path), split, tuple(itertools.chain(*found)), digest) for split, found in parts]
     builder = builders.prepared(name, data_dir, text_key)
     return [Text(name, split, _read_set(builder, name, split), str(builder.version)) for split in splits]
 
 
-def _bounds(name: str, split: str) -> tuple[float, float]:
-    if split not in _BOUNDS:
-        raise UsageError(f"{shown(name)} has the splits train, validation and test, not {split}")
-    return _BOUNDS[split]
+def _bounds(name: str, split: str) -> list[tuple[float, float]]:
+    """Gives where the parts of a split, or of a sum of splits, begin and end."""
+    parts = split.split("+")
+    if unknown := [part for part in parts if part not in _BOUNDS]:
+        raise UsageError(f"{shown(name)} has the splits train, validation and test, not {unknown[0]}")
+    return [_BOUNDS[part] for part in parts]
 
 
 def _read_set(builder: Any, name: str, split: str) -> tuple[str, ...]:

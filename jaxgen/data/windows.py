@@ -8,14 +8,23 @@ others, and its positions count from 0.
 
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Array, Bool, Int32, Int64
 
 from jaxgen.data.sources import Rows, Source
-from jaxgen.data.streams import EncodedText, TextFormat, encoded_to_evaluate, text_source
+from jaxgen.data.streams import (
+    EncodedText,
+    TextFormat,
+    encoded_to_evaluate,
+    evaluation_streams,
+    make_examples,
+    text_source,
+)
 from jaxgen.data.text import Text
 from jaxgen.errors import JaxgenError, shown
 
@@ -54,6 +63,15 @@ def evaluation_windows(text: Text, given: TextFormat) -> Source:
     encoded = encoded_to_evaluate(text, given.tokenizer, given.document_starts)
     length = given.sequence_length
     return _source(text, given, _Windows(encoded, length, length, -(-(len(encoded.tokens) - 1) // length)))
+
+
+def evaluation_source(text: Text, given: TextFormat) -> Source:
+    """Cuts a text for evaluation as its format says: into streams, or into windows where that has none.
+
+    Raises:
+        JaxgenError: for a text of fewer than two tokens.
+    """
+    return evaluation_streams(text, given) if given.streams else evaluation_windows(text, given)
 
 
 def packed_windows(text: Text, given: TextFormat) -> Source:
@@ -112,9 +130,21 @@ class _Windows:
 
     def __call__(self, rows: Rows) -> dict[str, np.ndarray]:
         """Reads examples by index."""
-        places = self.stride * rows[:, None] + np.arange(self.length)
-        there = places < len(self.text.tokens) - 1
-        return {**self.text.examples(places, there), "stream_start": np.ones(len(rows), bool)}
+        return self._read(self.text.arrays(self.length), rows, np)
+
+    def device_arrays(self) -> dict[str, np.ndarray]:
+        """Gives the text itself: its windows are many times larger."""
+        return self.text.arrays(self.length)
+
+    def gather_on_device(self, arrays: Mapping[str, Any], rows: Int32[Array, " batch"]) -> dict[str, Any]:
+        """Reads examples by index, on a device that holds the text."""
+        return self._read(arrays, rows, jnp)
+
+    def _read(self, arrays: Mapping[str, Any], rows: Any, numpy: Any) -> dict[str, Any]:
+        places = self.stride * rows[:, None] + numpy.arange(self.length)
+        there = places < len(arrays["tokens"]) - 1
+        examples = make_examples(arrays, places, there, numpy)
+        return {**examples, "stream_start": numpy.ones(len(rows), bool)}
 
 
 @dataclass(frozen=True)

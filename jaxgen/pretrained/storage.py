@@ -46,7 +46,7 @@ class Stored:
     """
 
     config: dict[str, Any]
-    tensors: Tensors
+    tensors: Mapping[str, Shaped[np.ndarray, "..."]]
 
 
 def read_stored(directory: Path) -> Stored:

@@ -77,6 +77,18 @@ class Entry:
             yield [text.format(**numbers) for text in tensors], [text.format(**numbers) for text in params]
 
 
+def linear(tensors: str, params: str, *, use_bias: bool = True) -> tuple[Entry, ...]:
+    """Gives the entries of a linear layer of PyTorch's, whose weight is [out, in]."""
+    weight = Entry(f"{tensors}.weight", f"{params}/kernel", transposed)
+    return (weight, Entry(f"{tensors}.bias", f"{params}/bias")) if use_bias else (weight,)
+
+
+def norm(tensors: str, params: str, *, use_bias: bool = True) -> tuple[Entry, ...]:
+    """Gives the entries of a norm."""
+    weight = Entry(f"{tensors}.weight", f"{params}/scale")
+    return (weight, Entry(f"{tensors}.bias", f"{params}/bias")) if use_bias else (weight,)
+
+
 @dataclass(frozen=True)
 class Table:
     """All that a family's files hold.

@@ -1,4 +1,4 @@
-"""Language modelling: the next token of texts that are read in streams, with a state that is carried on."""
+"""Language modelling: the next token of texts, read in streams with a state that is carried on, or in windows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,9 @@ from jaxgen import losses, metrics
 from jaxgen.data.tokenizers import digest
 from jaxgen.errors import UsageError
 from jaxgen.generate.recurrent import RecurrentDecoder
+from jaxgen.generate.transformer import CausalDecoder
 from jaxgen.metrics import AnyArray, Mean, Metric
+from jaxgen.models.gpt import GPT
 from jaxgen.tasks.base import init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
 
@@ -26,7 +28,7 @@ class LanguageModelling:
     `characters` float32 [batch], how many of these a row's labels stand for.
 
     Attributes:
-        model: a module with `initial_carry`, `features` and `output`, such as `RecurrentLanguageModel`.
+        model: a module with `initial_carry`, `features` and `output`: `RecurrentLanguageModel`, `GPT` and the like.
         tokenizer: fingerprint of the tokenizer that the tokens are of.
     """
 
@@ -90,14 +92,21 @@ class LanguageModelling:
     def activations(
         self, params: Params, model_state: Any, tokens: Int32[AnyArray, "batch time"]
     ) -> Float[Array, "batch time units"]:
-        """Gives the last recurrent layer's hidden state after each token of texts."""
+        """Gives the hidden state of the last layer after each token of texts."""
         hidden: Any = self.model.apply({"params": params, **model_state}, tokens, method="hidden")
         return hidden[0].astype(jnp.float32)
 
+    def attention(
+        self, params: Params, model_state: Any, tokens: Int32[AnyArray, "batch time"]
+    ) -> Float[Array, "batch layers heads time time"]:
+        """Gives the weights that each token of texts gives to those before it, of a model that has attention."""
+        weights: Any = self.model.apply({"params": params, **model_state}, tokens, method="attention")
+        return weights
+
     @property
-    def decoder(self) -> RecurrentDecoder:
+    def decoder(self) -> CausalDecoder | RecurrentDecoder:
         """What `jaxgen.generate` writes with."""
-        return RecurrentDecoder(self.model)
+        return CausalDecoder(self.model) if isinstance(self.model, GPT) else RecurrentDecoder(self.model)
 
 
 def _begin_anew(where: Array, carry: Any, initial: Any) -> Any:

@@ -33,9 +33,9 @@ class MaskedLanguageModelling:
 
     Attributes:
         model: a module with `vocabulary_size`, that has, beside its call on `tokens`, which makes all parameters,
-            `masked_features(tokens, positions, *, lengths, type_ids, train)`, what the masked-LM head predicts the
-            tokens at `positions` int32 [batch, slots] from, [batch, slots, width]; and `output()`, the kernel [width,
-            vocabulary] and bias [vocabulary] that make logits of it. Logits are thus computed where they count alone.
+            `features(tokens, *, lengths, token_types, train)` [batch, time, width]; `masked_features(features)`, what
+            the masked-LM head predicts tokens from; and `output()`, the kernel [width, vocabulary] and bias
+            [vocabulary] that make logits of it, such as `BERT`. The head reads the places that count alone.
         mask_token: what stands in the place of a hidden token.
         special_tokens: those that are never hidden.
         fraction: of the tokens that is hidden.
@@ -115,17 +115,19 @@ class MaskedLanguageModelling:
         batch: Batch,
         context: Context | None,
     ) -> Array:
-        return read_text(
+        features = read_text(
             self.model,
             params,
             model_state,
             context,
-            "masked_features",
+            "features",
             tokens,
-            positions,
             lengths=batch.get("lengths"),
-            type_ids=batch.get("type_ids"),
+            token_types=batch.get("type_ids"),
         )
+        chosen = jnp.take_along_axis(features, positions[..., None], axis=1)
+        read: Any = self.model.apply({"params": params, **model_state}, chosen, method="masked_features")
+        return read
 
     def predict(self, params: Params, model_state: Any, batch: Batch) -> dict[str, Array]:
         """Fills texts in as they are: gives each place's likeliest token and its probability.

@@ -31,10 +31,10 @@ class SequenceToSequence:
     int32 [batch], the tokens that aren't padding; and `weight` [batch].
 
     Attributes:
-        model: a module with `vocabulary_size`, that has, beside its call on `(tokens, *, input_lengths,
-            decoder_inputs)`, which makes all parameters, `features(tokens, *, input_lengths, decoder_inputs, train)`,
-            what each token after one of `decoder_inputs` int32 [batch, target time] is predicted from, [batch, target
-            time, width]; and `output()`, the kernel [width, vocabulary] and bias [vocabulary] that make logits of it.
+        model: a module with `vocabulary_size`, that has, beside its call on `(source, tokens)`, which makes all
+            parameters, `features(source, tokens, *, source_lengths, train)`, what each token after one of `tokens`
+            int32 [batch, target time] is predicted from, [batch, target time, width]; and `output()`, the kernel
+            [width, vocabulary] and bias [vocabulary] that make logits of it, such as `T5`.
         start_token: what the decoder begins with, and what it reads in the place of padding.
         label_smoothing: part of each label that is spread evenly over the vocabulary.
         tokenizer: fingerprint of the tokenizer that the tokens are of.
@@ -48,8 +48,7 @@ class SequenceToSequence:
     def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
         """Makes the model's parameters; they don't hang on the length of the texts."""
         tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-        lengths = jax.ShapeDtypeStruct((1,), jnp.int32)
-        return init_model(self.model, rng, tokens, input_lengths=lengths, decoder_inputs=tokens)
+        return init_model(self.model, rng, tokens, tokens=tokens)
 
     def check(self, source: Any) -> None:
         """Checks that a data source has pairs of texts, of the model's vocabulary.
@@ -79,8 +78,8 @@ class SequenceToSequence:
             context,
             "features",
             batch["tokens"],
-            input_lengths=batch.get("lengths"),
-            decoder_inputs=self.shifted(labels),
+            self.shifted(labels),
+            source_lengths=batch.get("lengths"),
         )
         kernel, bias = output_layer(self.model, params)
         counted = (labels >= 0).astype(jnp.float32)

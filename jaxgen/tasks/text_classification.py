@@ -1,5 +1,6 @@
 """Text classification: cross-entropy over classes, accuracy and calibration."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,8 @@ class TextClassification:
     `weight` [batch].
 
     Attributes:
-        model: a module that is called as `(tokens, *, lengths, type_ids, train)`, of which the last three are optional,
-            and gives logits [batch, classes].
+        model: a module that is called as `(tokens, *, lengths, token_types, train)`, of which the last three are
+            optional, and gives logits [batch, classes], alone or as `classification` of several heads, as `BERT` does.
         label_smoothing: part of each label that is spread evenly over all classes.
         class_names: names for plots and tables; numbers when empty.
         tokenizer: fingerprint of the tokenizer that the tokens are of.
@@ -77,7 +78,7 @@ class TextClassification:
         return {"cross_entropy": nats}, Outputs(reported, model_state, carry)
 
     def _logits(self, params: Params, model_state: Any, batch: Batch, context: Context | None) -> Array:
-        return read_text(
+        found = read_text(
             self.model,
             params,
             model_state,
@@ -85,8 +86,9 @@ class TextClassification:
             None,
             batch["tokens"],
             lengths=batch.get("lengths"),
-            type_ids=batch.get("type_ids"),
+            token_types=batch.get("type_ids"),
         )
+        return found["classification"] if isinstance(found, Mapping) else found
 
     def predict(self, params: Params, model_state: Any, batch: Batch) -> dict[str, Array]:
         """Gives `probabilities` [batch, classes] and `prediction` int32 [batch]."""

@@ -18,6 +18,7 @@ from jaxgen.train.state import TrainState
 from jaxgen.train.step import make_eval_step
 
 BATCH_SIZE = 256
+_TOKENS = 2**14
 _RESIDENT_BYTES = 2**30
 _QUEUE = 4
 
@@ -38,7 +39,7 @@ class Evaluator:
                 f"{type(task).__name__} has no loss to evaluate: leave out the validation and test splits"
             )
         self._task, self._splits, self._mesh = task, splits, mesh
-        sizes = {name: source.streams or batch_size for name, source in splits.items()}
+        sizes = {name: _batch_size(source, batch_size) for name, source in splits.items()}
         self._batch_sizes = {name: -(-size // mesh.size) * mesh.size for name, size in sizes.items()}
         self._resident: dict[str, list[Any]] = {}
         self._step = None
@@ -92,6 +93,13 @@ def shorten_queue(outputs: Sequence[Any]) -> None:
     """
     if len(outputs) > _QUEUE and jax.default_backend() == "cpu":
         jax.block_until_ready(outputs[-_QUEUE])
+
+
+def _batch_size(source: Source, batch_size: int) -> int:
+    """Gives as many rows as a text has streams; of its windows fewer than of other examples, the longer they are."""
+    if source.text is None:
+        return batch_size
+    return source.streams or max(1, min(batch_size, _TOKENS // source.text.sequence_length))
 
 
 def read_metrics(sums: list[Mapping[str, Metric]], prefix: str) -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxgen.data.pipeline import BatchOrder, HostBatches, gather_batch, with_weights
+from jaxgen.data.pipeline import BatchOrder, HostBatches, with_weights
 from jaxgen.data.sources import Source
 from jaxgen.parallel import put_batch, state_shardings
 from jaxgen.train.state import TrainState
@@ -80,12 +80,15 @@ class Feed(abc.ABC):
 
 
 class ResidentFeed(Feed):
-    """A set that fits: put on every device once, and batches gathered there by index, many steps a call."""
+    """A set that fits: put on every device once, and batches gathered there by index, many steps a call.
+
+    Of a set that is larger than what it is made of, such as all windows of a text, the latter is put there.
+    """
 
     def __init__(self, source: Source, order: BatchOrder, mesh: Mesh, steps_per_call: int) -> None:
         self.source, self.order, self.steps_per_call = source, order, steps_per_call
         self._mesh = mesh
-        self._arrays = jax.device_put(source.arrays(), NamedSharding(mesh, P()))
+        self._arrays = jax.device_put(source.device_arrays(), NamedSharding(mesh, P()))
         self._rows = NamedSharding(mesh, P(None, "data"))
 
     def bind(self, step: Step, state: TrainState) -> Run:
@@ -93,7 +96,8 @@ class ResidentFeed(Feed):
 
         def call(state: TrainState, arrays: Any, rows: Any, count: Any) -> tuple[TrainState, Metrics]:
             def resident_step(state: TrainState, row: Any) -> tuple[TrainState, Metrics]:
-                return step(state, gather_batch(arrays, row["indices"], row["weights"]))
+                examples = self.source.gather_on_device(arrays, row["indices"])
+                return step(state, with_weights(examples, row["weights"]))
 
             if self.steps_per_call == 1:
                 return resident_step(state, jax.tree.map(lambda leaf: leaf[0], rows))

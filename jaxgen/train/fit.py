@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxgen.config import describe
@@ -245,6 +244,5 @@ def _make_feed(
     train: Source, order: BatchOrder, mesh: Mesh, steps_per_call: int, resident: bool | None
 ) -> Feed:
     if resident is None:
-        example = train.gather(np.zeros(1, np.int32))
-        resident = len(train) * sum(leaf.nbytes for leaf in example.values()) < _RESIDENT_BYTES
+        resident = train.device_bytes < _RESIDENT_BYTES
     return ResidentFeed(train, order, mesh, steps_per_call) if resident else HostFeed(train, order, mesh)

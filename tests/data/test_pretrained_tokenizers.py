@@ -14,7 +14,7 @@ import tokenizers
 from jaxgen.data.pretrained_tokenizers import open_tokenizer, write_tokenizer
 from jaxgen.data.sentencepieces import SentencePieces
 from jaxgen.data.subwords import SpecialTokens, Subwords, t5_tokens
-from jaxgen.data.tokenizers import Bytes, Tokenizer, digest, load, save
+from jaxgen.data.tokenizers import Tokenizer, Words, digest, load, save
 from jaxgen.errors import JaxgenError, UsageError
 
 TEXTS = [topics[name] for name in sorted(topics)[:12]]
@@ -288,7 +288,10 @@ def test_directories_that_are_no_use_are_one_line(files, told, tmp_path):
             "9 is too small: the characters of the text are 4",
         ),
         (lambda: Subwords.train_word_pieces(TEXTS, 900, SpecialTokens()), "no unknown token"),
-        (lambda: write_tokenizer(Bytes(), Path("none")), "a tokenizer of bytes has no form that others open"),
+        (
+            lambda: write_tokenizer(Words(("a",)), Path("none")),
+            "a tokenizer of words has no form that others open",
+        ),
         (lambda: BERT.encode("\udc80"), "bytes that are no UTF-8"),
         (lambda: SentencePieces(json.dumps(1), SpecialTokens()), "no SentencePiece model"),
     ],

@@ -1,0 +1,133 @@
+"""What a trained BERT makes of texts: vectors, and tokens in the place of masks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int32, Integer
+
+from jaxgen import pretrained
+from jaxgen.data.pretrained_tokenizers import open_tokenizer
+from jaxgen.data.subwords import Subwords
+from jaxgen.data.tokenizers import Tokenizer
+from jaxgen.errors import UsageError, shown
+from jaxgen.files import read_json
+from jaxgen.generate.prompts import bucket, pad_prompts
+from jaxgen.metrics import AnyArray
+from jaxgen.models import BERT
+from jaxgen.saved_run import SavedRun
+
+
+def mean_pooled(
+    features: Float[AnyArray, "batch time width"], lengths: Integer[AnyArray, " batch"]
+) -> Float32[Array, "batch width"]:
+    """Gives the mean of each text's features, of length 1: its dot products are cosines (Reimers & Gurevych 2019)."""
+    features = jnp.asarray(features, jnp.float32)
+    there = jnp.arange(features.shape[1]) < jnp.asarray(lengths)[:, None]
+    mean = jnp.where(there[..., None], features, 0).sum(axis=1) / jnp.asarray(lengths)[:, None]
+    return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A trained BERT with its tokenizer.
+
+    Attributes:
+        model: the BERT.
+        params: its parameters.
+        tokenizer: what it was trained with; with `cls` and `sep` these are put around texts.
+    """
+
+    model: BERT
+    params: Any = field(repr=False)
+    tokenizer: Tokenizer
+
+    @classmethod
+    def open(cls, path: Path) -> "Encoder":
+        """Opens a run directory, or one of Hugging Face's.
+
+        Raises:
+            UsageError: where it holds no BERT.
+            JaxgenError: where it can't be read.
+        """
+        config = path / "config.json"
+        if config.is_file() and "format_version" not in read_json(config):
+            model, params = pretrained.load(path)
+            if isinstance(model, BERT):
+                return cls(model, params, open_tokenizer(path))
+            raise UsageError(f"{shown(path)} holds a {type(model).__name__}, no BERT")
+        return cls.of(SavedRun(path))
+
+    @classmethod
+    def of(cls, run: SavedRun) -> "Encoder":
+        """Takes a run's model; raises UsageError where it is no BERT."""
+        model = getattr(run.task, "model", None)
+        if not isinstance(model, BERT):
+            raise UsageError(f"{shown(run.directory.path)} is a run of a {type(model).__name__}, no BERT")
+        return cls(model, run.state.evaluation_params(), run.tokenizer)
+
+    def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts width"]:
+        """Gives a vector of length 1 for each text, the mean of its tokens' features.
+
+        Raises:
+            UsageError: for no texts, and one that is empty or longer than the model's context.
+        """
+
+        @jax.jit
+        def read(params: Any, tokens: Array, lengths: Array) -> Array:
+            features: Any = self.model.apply({"params": params}, tokens, lengths=lengths, method="features")
+            return mean_pooled(features, lengths)
+
+        return np.asarray(read(self.params, *self._padded([self._encoded(text) for text in texts])))
+
+    def fill(self, text: str, count: int = 5) -> list[list[tuple[str, float]]]:
+        """Gives the likeliest tokens for each mask of a text, with their probabilities.
+
+        Raises:
+            UsageError: for a text without a mask or longer than the model's context, and a model without the head.
+        """
+        if "masked" not in self.model.heads or not isinstance(self.tokenizer, Subwords):
+            raise UsageError("the model can't fill masks: it has no head for it, or no such tokenizer")
+        mask = self.tokenizer.special.find("mask")
+        tokens, lengths = self._padded([self._encoded(text)])
+        (places,) = np.nonzero(tokens[0] == self.tokenizer.special_id("mask"))
+        if not len(places):
+            raise UsageError(f"the text has no {mask}: put it where a token is to be found")
+        vocabulary = self.tokenizer.vocabulary
+
+        @jax.jit
+        def read(params: Any, tokens: Array, lengths: Array, places: Array) -> Array:
+            variables = {"params": params}
+            features: Any = self.model.apply(variables, tokens, lengths=lengths, method="features")
+            chosen: Any = self.model.apply(variables, features[0, places], method="masked_features")
+            logits: Any = self.model.apply(variables, chosen, method="logits")
+            return jax.nn.softmax(logits)[:, : len(vocabulary)]
+
+        found = np.asarray(read(self.params, tokens, lengths, places))
+        best = np.argsort(-found, axis=-1, kind="stable")[:, :count]
+        return [
+            [(vocabulary[token], float(row[token])) for token in tokens]
+            for row, tokens in zip(found, best, strict=True)
+        ]
+
+    def _encoded(self, text: str) -> Int32[np.ndarray, " tokens"]:
+        special = getattr(self.tokenizer, "special", None)
+        if isinstance(self.tokenizer, Subwords) and special.cls and special.sep:
+            return self.tokenizer.encode_pair(text)[0]
+        return self.tokenizer.encode(text)
+
+    def _padded(
+        self, rows: list[Int32[np.ndarray, "..."]]
+    ) -> tuple[Int32[np.ndarray, "texts time"], Int32[np.ndarray, " texts"]]:
+        """Makes one batch of texts, of one of few lengths."""
+        if not rows or not all(map(len, rows)):
+            raise UsageError("there is a text missing, or an empty one: give at least one word each")
+        longest, context = max(map(len, rows)), self.model.context_length
+        if longest > context:
+            raise UsageError(f"a text has {longest} tokens, the model sees {context}: shorten it")
+        tokens, lengths = pad_prompts(rows)
+        return np.pad(tokens, ((0, 0), (0, bucket(longest, context) - longest))), lengths
