@@ -15,7 +15,6 @@ from jaxgen.experiment import optimizer_config
 from jaxgen.run import parse, run
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.state import count_parameters
-from jaxgen.writing import Writer
 
 CONTEXT = 16
 SMALL = {"sequence_length": CONTEXT, "embedding_size": 16, "num_layers": 2, "num_heads": 2, "batch_size": 8}
@@ -137,7 +136,7 @@ def test_the_default_is_nanogpts_recipe_for_cpus():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shakespeare_gpt, "digest", lambda tokenizer: "")
         task = shakespeare_gpt.make_task(config, Characters)
-    params, _ = jax.eval_shape(task.init, jax.random.key(0), None)
+    params, _ = jax.eval_shape(task.init, jax.random.key(0), {})
     assert count_parameters(params) == 804_096
     assert not [path for path, _ in jax.tree_util.tree_leaves_with_path(params) if "bias" in str(path[-1])]
 
@@ -156,10 +155,3 @@ def test_other_attention_than_there_is(data_dir, tmp_path):
                 "pydocs_gpt", data_dir, tmp_path / "run", **{**SMALL, "num_kv_heads": 3, "data": "pydocs"}
             )
         )
-
-
-def test_models_without_attention_have_none_to_look_at():
-    from jaxgen.models import RecurrentLanguageModel
-    from jaxgen.tasks import LanguageModelling
-
-    assert not Writer(LanguageModelling(RecurrentLanguageModel(4)), None, None).attends
