@@ -14,10 +14,11 @@ from jaxgen.errors import UsageError
 from jaxgen.experiment import optimizer_config
 from jaxgen.run import parse, run
 from jaxgen.saved_run import SavedRun
+from jaxgen.splits import load_splits
 from jaxgen.train.state import count_parameters
 
 CONTEXT = 16
-SMALL = {"sequence_length": CONTEXT, "embedding_size": 16, "num_layers": 2, "num_heads": 2, "batch_size": 8}
+SMALL = {"sequence_length": CONTEXT, "embedding_size": 16, "num_layers": 1, "num_heads": 2, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -104,19 +105,24 @@ def test_attention_over_a_text_is_drawn(finished, saved, capsys):
     assert code == 0 and out.strip() == str(finished / "plots" / "attention.png")
     assert (finished / "plots" / "attention.png").read_bytes().startswith(b"\x89PNG")
     parts, weights = saved.writer.attention("It was")
-    assert "".join(parts) == "It was" and weights.shape == (2, 2, 6, 6)
+    assert "".join(parts) == "It was" and weights.shape == (1, 2, 6, 6)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
     assert (weights[..., ~np.tri(6, dtype=bool)] == 0).all()
 
 
-def test_documents_see_nothing_of_each_other(data_dir, tmp_path):
+def test_splits_are_windows_and_tell_where_documents_start(tmp_path):
     for name in ("a", "b"):
-        (tmp_path / "texts").mkdir(exist_ok=True)
-        (tmp_path / "texts" / f"{name}.txt").write_text(f"{name} is a letter\n" * 40)
-    told = {**SMALL, "data": str(tmp_path / "texts"), "steps": 2, "reset_at_documents": True}
-    run(*options("pydocs_gpt", data_dir, tmp_path / "run", **told))
-    source = SavedRun(tmp_path / "run").source("train")
-    assert source.arrays()["document_start"].any()
+        (tmp_path / f"{name}.txt").write_text(f"{name} is a letter\n" * 40)
+    config = pydocs_gpt.EXPERIMENT.options(
+        data=str(tmp_path), sequence_length=CONTEXT, reset_at_documents=True
+    )
+    splits = load_splits(pydocs_gpt.EXPERIMENT, config, None)
+    train = splits["train"]
+    assert len(train) == len(tokens_of(train)) - CONTEXT and train.streams == 0
+    assert train.arrays()["document_start"].any()
+    for name in ("validation", "test"):
+        labels = splits[name].arrays()["labels"]
+        assert (labels >= 0).sum() == len(tokens_of(splits[name])) - 1
 
 
 def test_the_default_is_nanogpts_recipe_for_cpus():
