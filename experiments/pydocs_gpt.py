@@ -40,8 +40,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="GPT over characters",
     data="Python's language reference (no network)",
-    time="TIME",
-    reference="REFERENCE",
+    time="not measured yet",
+    reference="not measured yet",
     smoke=SMOKE,
     presets={"llama": _LLAMA},
 )

@@ -48,8 +48,8 @@ class Config(GPTTextConfig):
 
 
 _LAST_TENTH = {"test_split": "validation+test"}
-# Presets are meant for more than a trial.
-SMOKE = {"num_layers": 2, "sequence_length": 32, "batch_size": 4}
+# A trial of a preset is to be as quick as any.
+SMOKE = {"num_layers": 1, "embedding_size": 48, "sequence_length": 32, "batch_size": 8}
 _BABY = {
     **_LAST_TENTH,
     "num_layers": 6,
@@ -100,8 +100,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="GPT over characters",
     data="tiny_shakespeare (--data pydocs: no network)",
-    time="TIME",
-    reference="REFERENCE",
+    time="not measured yet",
+    reference="not measured yet; nanoGPT: 1.88 nats a character of the last tenth, 1.4697 with --preset baby",
     smoke={**SMOKE, "data": "pydocs"},
     recipes={"tiny_shakespeare": _LAST_TENTH},
     presets={"baby": _BABY, "best": _BEST},

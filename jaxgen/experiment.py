@@ -290,8 +290,9 @@ def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
     Raises:
         UsageError: for unknown names and impossible values, such as a warm-up as long as the run.
     """
-    # A preset's is meant for its own data; of a smaller set it takes a third at most.
-    warmup_steps = min(config.warmup_steps, horizon // 3) if config.preset else config.warmup_steps
+    # A preset's or the usual one is meant for its own data and length; of a shorter run it takes a third at most.
+    meant_for_more = config.preset or config.warmup_steps == type(config).warmup_steps
+    warmup_steps = min(config.warmup_steps, horizon // 3) if meant_for_more else config.warmup_steps
     if warmup_steps >= horizon:
         raise UsageError(f"--warmup-steps {config.warmup_steps} must be below the run's {horizon} steps")
     learning_rate = config.learning_rate

@@ -23,7 +23,9 @@ DATA = {
     "diabetes_fnn": "diabetes",
     "addition_lstm": "addition/2",
     "copy_recurrent": "copy/10/3",
-    **dict.fromkeys(["pydocs_lstm", "shakespeare_lstm", "words_lstm"], "pydocs"),
+    **dict.fromkeys(
+        ["pydocs_gpt", "pydocs_lstm", "shakespeare_gpt", "shakespeare_lstm", "words_lstm"], "pydocs"
+    ),
 }
 
 

@@ -107,6 +107,14 @@ def test_nothing_to_read(content, tmp_path):
         text.read(write(tmp_path / "a.txt", content), "train")
 
 
+def test_parts_of_a_file_add_up(tmp_path):
+    name = write(tmp_path / "a.txt", "".join(f"line {number}\n" for number in range(400)))
+    whole = "".join(documents(name, "validation+test"))
+    assert whole == "".join("".join(documents(name, part)) for part in ("validation", "test")) != ""
+    with pytest.raises(UsageError, match="splits train, validation and test, not dev"):
+        text.read(name, "test+dev")
+
+
 def test_missing_file_is_told_with_one_of_a_similar_name(tmp_path):
     write(tmp_path / "shakespeare.txt", "a")
     with pytest.raises(UsageError, match=r"unknown file or directory .*; did you mean .*/shakespeare\.txt\?"):

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -130,3 +131,28 @@ def test_text_that_is_too_short():
     for nothing in (text_of("a", split="test"), text_of(split="test")):
         with pytest.raises(JaxgenError, match="has no text to evaluate on in test"):
             evaluation_windows(nothing, form(7))
+
+
+@pytest.mark.parametrize("starts", [False, True])
+@pytest.mark.parametrize("make", [training_windows, evaluation_windows])
+def test_examples_gathered_on_the_device_are_the_hosts_bit_for_bit(make, starts):
+    documents = [letters(n, seed=n) for n in (7, 1, 300, 12)]
+    source = make(text_of(*documents, split="validation"), form(6, document_starts=starts))
+    rows = np.array([len(source) - 1, 0, *range(len(source)), 0], np.int32)
+    host = source.gather(rows)
+    device = jax.jit(source.gather_on_device)(source.device_arrays(), rows)
+    assert host.keys() == device.keys()
+    for name, values in host.items():
+        assert values.dtype == device[name].dtype, name
+        assert values.tobytes() == np.asarray(device[name]).tobytes(), name
+
+
+def test_device_holds_the_text_and_not_its_windows():
+    source = training_windows(text_of(letters(20_000)), form(64))
+    assert source.device_bytes < 5 * 20_000 < 64 * len(source)
+    packed = packed_windows(text_of(letters(100)), form(64))
+    assert packed.device_bytes == sum(values.nbytes for values in packed.arrays().values())
+    gathered = packed.gather_on_device(packed.device_arrays(), np.array([1, 0]))
+    assert {name: values.tolist() for name, values in gathered.items()} == {
+        name: values.tolist() for name, values in packed.gather([1, 0]).items()
+    }
