@@ -4,8 +4,8 @@ python -m experiments.addition_lstm                           # three digits, th
 python -m experiments.addition_lstm --data addition/3         # from left to right: harder
 python -m experiments.addition_lstm --cell gru                # or elman
 
-The additions are made on the spot: no network needed. With the defaults 99.90 % of the 5,000 test answers are exact
-(seed 0), in 2 min on 2 CPU cores.
+The additions are made on the spot: no network needed. With the defaults 99.95 % of the 5,000 test answers are exact
+(mean of 3 seeds), in 100 s on 2 CPU cores.
 """
 
 from dataclasses import dataclass
@@ -63,8 +63,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="LSTM encoder and decoder that learn to add",
     data="additions of three digits, made on the spot",
-    time="2 min on 2 CPU cores",
-    reference="99.90 % of the answers exact (seed 0)",
+    time="100 s on 2 CPU cores",
+    reference="99.95 % of the answers exact (mean of 3 seeds)",
     needs=("input", "target"),
     smoke={"data": "addition/2"},
     split_host=True,

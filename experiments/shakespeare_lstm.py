@@ -1,10 +1,12 @@
 """Character language model of Shakespeare's plays: an LSTM whose state is carried along the text.
 
 python -m experiments.shakespeare_lstm                     # one layer of 256, tiny_shakespeare through tfds
+python -m experiments.shakespeare_lstm --preset best       # 512 units
 python -m experiments.shakespeare_lstm --cell gru          # or elman
 jaxgen sample runs/shakespeare_lstm/DATE-TIME --prompt "ROMEO:" --temperature 0.8
 
-With the defaults 1.414 nats a character of the validation split, in 9 min on 2 CPU cores.
+With the defaults 1.414 nats a character of the validation split, in 9 min on 2 CPU cores; with
+`--preset best` 1.360, in 26 min.
 """
 
 from dataclasses import dataclass

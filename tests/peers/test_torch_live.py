@@ -68,4 +68,4 @@ def test_recurrent(name: str, random: np.random.Generator) -> None:
     reference = script("make_torch_recurrent").reference(name, *sizes, seed=features)
     cell, _, activation = name.partition("_")
     model = Recurrent(hidden_size, cell, num_layers, bidirectional, activation=activation or "tanh")
-    check_recurrent_agreement(model, reference, 1e-3 if activation else 1e-4)
+    check_recurrent_agreement(model, reference)
