@@ -194,7 +194,9 @@ def _average(
     weights = _weights(told.scale, query, key, visible, bias)
     if told.dropout:
         drop = Dropout(told.dropout, parent=None)
-        weights = drop.apply({}, weights, train=True, rngs={"dropout": rng})
+        rngs: Any = {"dropout": rng}
+        dropped: Any = drop.apply({}, weights, train=True, rngs=rngs)
+        weights = dropped
     batch, _, queries, keys = weights.shape
     grouped = weights.astype(value.dtype).reshape(batch, value.shape[2], -1, queries, keys)
     return jnp.einsum("bkgts,bskd->btkgd", grouped, value).reshape(query.shape)
@@ -251,7 +253,7 @@ class Attention(nn.Module):
         width: of inputs and outputs.
         num_heads: of the queries.
         head_size: depth of each.
-        init: how the kernels begin.
+        kernel_init: how the kernels begin.
         num_kv_heads: of keys and values, a divisor of `num_heads`; None for as many.
         use_bias: whether the projections have biases.
         causal: whether a token sees none behind it.
@@ -267,7 +269,7 @@ class Attention(nn.Module):
     width: int
     num_heads: int
     head_size: int
-    init: AttentionInit
+    kernel_init: AttentionInit
     num_kv_heads: int | None = None
     use_bias: bool = True
     causal: bool = False
@@ -292,10 +294,10 @@ class Attention(nn.Module):
         def project(inputs: int, outputs: int, init: nn.initializers.Initializer) -> Projection:
             return Projection(inputs, outputs, self.use_bias, init, self.dtype)
 
-        self.query = project(self.width, size, self.init.query)
-        self.key = project(self.width, kv_size, self.init.key_value)
-        self.value = project(self.width, kv_size, self.init.key_value)
-        self.output = project(size, self.width, self.init.output)
+        self.query = project(self.width, size, self.kernel_init.query)
+        self.key = project(self.width, kv_size, self.kernel_init.key_value)
+        self.value = project(self.width, kv_size, self.kernel_init.key_value)
+        self.output = project(size, self.width, self.kernel_init.output)
 
     def __call__(
         self,

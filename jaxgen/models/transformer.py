@@ -117,7 +117,7 @@ class Surroundings(NamedTuple):
     masks: Masks = UNMASKED
     rotation: Rotation | None = None
     bias: Array | None = None
-    source: Array | None = None
+    source: Any = None
     source_masks: Masks = UNMASKED
 
 
@@ -134,7 +134,7 @@ class Step(NamedTuple):
     lengths: Array
     rotation: Rotation | None = None
     bias: Array | None = None
-    source_lengths: Array | None = None
+    source_lengths: Any = None
 
 
 class Norm(nn.Module):
@@ -334,7 +334,8 @@ class Stack(nn.Module):
         def apply(hidden: Array, layer: tuple[Any, Array | None]) -> tuple[Array, None]:
             params, key = layer
             rngs = {} if key is None else {"dropout": key}
-            return block.apply({"params": params}, hidden, around, train=train, rngs=rngs), None
+            after: Any = block.apply({"params": params}, hidden, around, train=train, rngs=rngs)
+            return after, None
 
         if self.remat:
             apply = jax.checkpoint(apply, prevent_cse=not self.scan_layers)

@@ -249,6 +249,6 @@ def test_relative_biases_go_by_buckets_of_distances(bidirectional):
 )
 def test_impossible_fields_are_one_line(options, message):
     init = jax.nn.initializers.normal(0.02)
-    fields = {"width": 8, "num_heads": 4, "head_size": 2, "init": AttentionInit(init, init, init)}
+    fields = {"width": 8, "num_heads": 4, "head_size": 2, "kernel_init": AttentionInit(init, init, init)}
     with pytest.raises(UsageError, match=message):
         Attention(**fields | options)
