@@ -67,7 +67,7 @@ class Writer:
             raise UsageError("a temperature of 0 writes the same text each time: ask for one sample")
         if not 0 <= seed < 2**63:
             raise UsageError(f"seed is {seed}; it must be at least 0 and below 2^63")
-        if max_tokens > _MOST_TOKENS:
+        if max_tokens is not None and max_tokens > _MOST_TOKENS:
             raise UsageError(f"max tokens is {max_tokens:,}; ask for {_MOST_TOKENS:,} at most")
         tokens, lengths = pad_prompts([self.encode(prompt, drop_unknown) for prompt in prompts])
         return stream(
