@@ -115,10 +115,10 @@ class Encoder:
         ]
 
     def _encoded(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        special = getattr(self.tokenizer, "special", None)
-        if isinstance(self.tokenizer, Subwords) and special.cls and special.sep:
-            return self.tokenizer.encode_pair(text)[0]
-        return self.tokenizer.encode(text)
+        tokenizer = self.tokenizer
+        if isinstance(tokenizer, Subwords) and tokenizer.special.cls and tokenizer.special.sep:
+            return tokenizer.encode_pair(text)[0]
+        return tokenizer.encode(text)
 
     def _padded(
         self, rows: list[Int32[np.ndarray, "..."]]

@@ -38,7 +38,7 @@ _FIELDS = (
 )
 _INSIDE = Field("intermediate_size", "feed_forward_size", 3072)
 _FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-_OURS = {"positions": "learned"}
+_OURS: dict[str, Any] = {"positions": "learned"}
 _EMBEDDING, _DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 # Where a head is told by its tensors.
 _TOLD_BY = {

@@ -25,7 +25,7 @@ def architecture_of(config: Mapping[str, Any], model_type: str, supported: Mappi
     named = str(told[0]) if isinstance(told, list) and told else None
     if named is None and config.get("model_type") == model_type:
         return next(iter(supported))
-    if named not in supported:
+    if named is None or named not in supported:
         raise unsupported(config, supported)
     return named
 

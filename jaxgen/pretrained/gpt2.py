@@ -34,7 +34,7 @@ _FIXED = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-_OURS = {"positions": "learned", "norm": "layer", "use_bias": True}
+_OURS: dict[str, Any] = {"positions": "learned", "norm": "layer", "use_bias": True}
 
 
 def load(directory: Path | str) -> tuple[GPT, dict[str, Any]]:
