@@ -5,7 +5,7 @@ python -m experiments.words_lstm --data FILE.txt           # your own text, a fi
 python -m experiments.words_lstm --tokenizer bpe           # nothing is unknown; --vocabulary-size 5000
 jaxgen sample runs/words_lstm/DATE-TIME --prompt "the value of"
 
-With the defaults a validation perplexity of 30.1 (Python 3.11), in 2.5 min on 2 CPU cores beside other work.
+With the defaults a validation perplexity of 30.1 (Python 3.11), in 1 min on 2 CPU cores beside other work.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="LSTM over words",
     data="Python's language reference (no network), or one's own text",
-    time="2.5 min on 2 CPU cores",
+    time="1 min on 2 CPU cores",
     reference="validation perplexity 30.1",
     split_host=True,
 )
