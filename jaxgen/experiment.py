@@ -161,7 +161,7 @@ class RecurrentTextConfig(TextConfig):
     dropout: float = 0.2
     """Part of each layer's inputs that is dropped in training."""
     recurrent_dropout: float = 0.0
-    """Part of the hidden state that is dropped from token to token, the same units at all."""
+    """Part of the hidden state that is dropped from token to token, the same units at every token."""
     layer_norm: bool = False
     """Normalise the products within the cells."""
     tied: bool = False

@@ -26,6 +26,8 @@ def print_samples(
     """
     if output is not None and output.exists():
         raise UsageError(f"{shown(output)} would be written over: give another --output")
+    if output is not None and not output.parent.is_dir():
+        raise UsageError(f"there is no directory {shown(output.parent)}: make it, or give another --output")
     chunks = writer.stream(prompts, **options)
     if options.get("drop_unknown"):
         prompts = [writer.known(prompt) for prompt in prompts]

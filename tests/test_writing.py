@@ -116,6 +116,8 @@ def test_command_line_writes(finished, capsys, tmp_path):
     assert code == 0 and out.startswith(output.read_text()) and out.count("---\n") == 4
     code, _, error = call(capsys, "sample", finished, "--output", output)
     assert code == 2 and "would be written over: give another --output" in error
+    code, out, error = call(capsys, "sample", finished, "--output", tmp_path / "none" / "texts.txt")
+    assert code == 2 and not out and "there is no directory" in error
     code, out, _ = call(capsys, "sample", finished, "--prompt", "漢if", "--drop-unknown", "--max-tokens", 1)
     assert code == 0 and out.startswith("if")
 
