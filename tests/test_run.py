@@ -31,7 +31,7 @@ DATA = {
 
 def options(name, data_dir, workdir, **changes):
     experiment = EXPERIMENTS[name]
-    defaults = {"data": DATA.get(name, "digits"), "steps": 20}
+    defaults = {**experiment.smoke, "data": DATA.get(name, "digits"), "steps": 20}
     return experiment, experiment.config(**{**defaults, "data_dir": data_dir, "workdir": workdir, **changes})
 
 
