@@ -36,6 +36,12 @@ _ROLES = {
     "sep": ("sep_token", ("[SEP]",)),
     "mask": ("mask_token", ("[MASK]", "<mask>")),
 }
+# What BERT's tokenizers do to a text before they cut it, as transformers and as the library calls it.
+_BERT_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
 
@@ -74,7 +80,8 @@ def open_tokenizer(directory: Path) -> Tokenizer:
 def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Writes a tokenizer into a directory, as `transformers` opens it.
 
-    Characters and bytes are byte pairs of which none is put together; characters that aren't known are left out.
+    Characters and bytes are byte pairs of which none is put together; characters that aren't known are left out. Word
+    pieces come as `vocab.txt`, too.
 
     Raises:
         UsageError: for words, which have no such form.
@@ -91,10 +98,21 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     if isinstance(tokenizer, Subwords):
         write_text(directory / "tokenizer.json", tokenizer.serialised)
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if tokenizer.model == "wordpiece":
+            config |= _write_word_pieces(tokenizer, directory)
     elif isinstance(tokenizer, SentencePieces):
         (directory / "spiece.model").write_bytes(base64.b64decode(tokenizer.serialised))
         config |= {"tokenizer_class": "T5Tokenizer", "extra_ids": len(sentinels)}
     write_json(directory / "tokenizer_config.json", {**config, "clean_up_tokenization_spaces": False})
+
+
+def _write_word_pieces(tokenizer: Subwords, directory: Path) -> dict[str, Any]:
+    """Writes the list of pieces, where that and a few settings tell all of a tokenizer; gives these."""
+    normalizer = json.loads(tokenizer.serialised)["normalizer"] or {}
+    if normalizer.get("type") != "BertNormalizer":
+        return {}
+    write_text(directory / "vocab.txt", "".join(f"{piece}\n" for piece in tokenizer.vocabulary))
+    return {name: normalizer[ours] for name, ours in _BERT_SETTINGS.items()}
 
 
 def _as_byte_pairs(tokenizer: Characters | Bytes) -> Subwords:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from jaxgen.data.sentencepieces import SentencePieces
 from jaxgen.data.sources import Rows, Source
 from jaxgen.data.streams import EncodedText, encoded_to_evaluate
+from jaxgen.data.subwords import Subwords
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Ids, Tokenizer
 from jaxgen.errors import JaxgenError, UsageError, shown
@@ -44,6 +46,19 @@ class SequenceFormat:
     padding: int = 0
     truncate: bool = False
     encoding: str = "utf-8"
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, sequence_length: int, **others: Any) -> "SequenceFormat":
+        """Makes the format that a tokenizer has special tokens for: BERT's, or T5's, or one without any."""
+        if not isinstance(tokenizer, Subwords | SentencePieces):
+            return cls(tokenizer, sequence_length, **others)
+
+        def find(*roles: str) -> tuple[int, ...]:
+            named = [role for role in roles if getattr(tokenizer.special, role)]
+            return tuple(tokenizer.special_id(role) for role in named[:1])
+
+        first, last, padding = find("cls"), find("sep", "end"), find("pad") or (0,)
+        return cls(tokenizer, sequence_length, first=first, last=last, padding=padding[0], **others)
 
     def __post_init__(self) -> None:
         """Refuses what can't be."""
@@ -123,9 +138,11 @@ class Table:
         Raises:
             UsageError: for a text that is too long; says where it stands.
         """
-        return {split: self._source(split, rows, given) for split, rows in self.splits.items()}
+        return {split: self.source(split, given) for split in self.splits}
 
-    def _source(self, split: str, rows: Sequence[Row], given: SequenceFormat) -> Source:
+    def source(self, split: str, given: SequenceFormat) -> Source:
+        """Makes the source of one split; see `sources`."""
+        rows = self.splits[split]
         texts = _Ragged.of([given.row(row.text, row.place) for row in rows])
         if self.class_names:
             others: Any = np.array([self.class_names.index(row.other) for row in rows], np.int32)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key
 
 from jaxgen import losses, metrics
+from jaxgen.data.subwords import Subwords
+from jaxgen.data.tokenizers import digest
 from jaxgen.errors import UsageError
 from jaxgen.metrics import Mean, Metric
 from jaxgen.objectives import FRACTION, MaskedTokens, content_rngs, mask_tokens
@@ -48,6 +50,15 @@ class MaskedLanguageModelling:
     fraction: float = FRACTION
     tokenizer: str = ""
 
+    @classmethod
+    def of(
+        cls, model: nn.Module, tokenizer: Subwords, fraction: float = FRACTION
+    ) -> "MaskedLanguageModelling":
+        """Makes the task with a tokenizer's special tokens; raises UsageError where it has none to hide with."""
+        roles = tokenizer.special.told().keys() - {"sentinels"}
+        special = tuple(sorted({tokenizer.special_id(role) for role in roles}))
+        return cls(model, tokenizer.special_id("mask"), special, fraction, digest(tokenizer))
+
     def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
         """Makes the model's parameters; they don't hang on the length of the texts."""
         return init_model(self.model, rng, jax.ShapeDtypeStruct((1, 2), jnp.int32))
@@ -73,8 +84,7 @@ class MaskedLanguageModelling:
         self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
     ) -> tuple[dict[str, Mean], Outputs]:
         """Gives the cross-entropy in nats a hidden token, and its perplexity; in evaluation also the accuracy."""
-        rngs = context.example_rngs() if context.train else content_rngs(batch["tokens"])
-        masked = self._hide(rngs, batch)
+        masked = self._hide(context.example_rngs(), batch) if context.train else self.hide_to_evaluate(batch)
         features = self._features(params, model_state, masked.inputs, masked.positions, batch, context)
         kernel, bias = output_layer(self.model, params)
         weights = masked.weights
@@ -86,6 +96,10 @@ class MaskedLanguageModelling:
             found, _ = likeliest(features, kernel, bias)
             reported["accuracy"] = Mean.of(found == masked.labels, weights)
         return {"cross_entropy": nats}, Outputs(reported, model_state, carry)
+
+    def hide_to_evaluate(self, batch: Batch) -> MaskedTokens:
+        """Hides what is hidden of a batch in evaluation: of each text the same in every batch."""
+        return self._hide(content_rngs(batch["tokens"]), batch)
 
     def _hide(self, rngs: Key[Array, " batch"], batch: Batch) -> MaskedTokens:
         return mask_tokens(
