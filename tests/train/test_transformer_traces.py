@@ -23,7 +23,7 @@ RNG = np.random.default_rng(0)
 TOKENS, LABELS = (RNG.integers(4, 12, (22, time)).astype(np.int32) for time in (12, 6))
 LENGTHS = RNG.integers(2, 13, 22).astype(np.int32)
 ARRAYS = {
-    "gpt": {"tokens": TOKENS, "labels": np.roll(TOKENS, -1, axis=1)},
+    "gpt": {"tokens": TOKENS, "labels": np.roll(TOKENS, -1, axis=1), "stream_start": np.ones(22, bool)},
     "bert": {"tokens": TOKENS, "lengths": LENGTHS},
     "t5": {"tokens": TOKENS, "lengths": LENGTHS, "labels": LABELS},
     "spans": {"tokens": TOKENS, "lengths": LENGTHS},
