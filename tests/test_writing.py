@@ -75,7 +75,7 @@ def test_prompts_with_unknown_characters(writer):
     assert writer.write([""], max_tokens=9) == writer.write(["\n"], max_tokens=9)
 
 
-@pytest.mark.parametrize("tokenizer", ["words", "unigram"])
+@pytest.mark.parametrize("tokenizer", ["words", "unigram", "wordpiece"])
 def test_every_tokenizer_writes_and_is_evaluated(tokenizer, data_dir, tmp_path):
     changes = {**SMALL, "tokenizer": tokenizer, "vocabulary_size": 300, "cell": "elman"}
     run(*options("words_lstm", data_dir, tmp_path / "run", **changes))
