@@ -17,6 +17,7 @@ from jaxgen.data.subwords import (
     SpecialTokens,
     Subwords,
     finish,
+    letters_of_bytes,
     t5_tokens,
     word_piece_tokenizer,
 )
@@ -123,18 +124,11 @@ def _as_byte_pairs(tokenizer: Characters | Bytes) -> Subwords:
         library = tokenizers.Tokenizer(models.BPE(tokenizer.numbers, []))
         library.decoder = decoders.Fuse()
     else:
-        numbers = {letter: byte for byte, letter in enumerate(_letters_of_bytes())}
+        numbers = {letter: byte for byte, letter in enumerate(letters_of_bytes())}
         library = tokenizers.Tokenizer(models.BPE(numbers, []))
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         library.decoder = decoders.ByteLevel()
     return Subwords(library.to_str(), "bpe")
-
-
-def _letters_of_bytes() -> list[str]:
-    """Gives the letter that stands for each byte, as GPT-2 has it: its own where that is seen, else others in order."""
-    seen = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]
 
 
 def _special(tokenizer: Tokenizer) -> SpecialTokens:

@@ -17,6 +17,7 @@ from jaxgen.data.streams import EncodedText, encoded_to_evaluate
 from jaxgen.data.subwords import Subwords
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Ids, Tokenizer
+from jaxgen.data.whole_words import word_parts
 from jaxgen.errors import JaxgenError, UsageError, shown
 
 
@@ -33,6 +34,7 @@ class SequenceFormat:
         padding: the token that fills a row up.
         truncate: whether a text that is too long is cut off at its end; else it is refused.
         encoding: of files.
+        whole_words: whether rows tell which tokens go on a word, so that words are hidden as a whole.
 
     Raises:
         UsageError: when it is made, for lengths that leave no room for a token.
@@ -46,6 +48,7 @@ class SequenceFormat:
     padding: int = 0
     truncate: bool = False
     encoding: str = "utf-8"
+    whole_words: bool = False
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, sequence_length: int, **others: Any) -> "SequenceFormat":
@@ -77,6 +80,13 @@ class SequenceFormat:
     def streams(self) -> int:
         """None: rows are shuffled."""
         return 0
+
+    def example(
+        self, tokens: Int32[np.ndarray, "rows time"], lengths: np.ndarray, **others: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Gives rows of tokens, how long each is, what belongs to them, and `continues` if that is told."""
+        words = {"continues": word_parts(self.tokenizer).continues(tokens)} if self.whole_words else {}
+        return {"tokens": tokens, "lengths": lengths.astype(np.int32), **words, **others}
 
     def row(self, text: str, told: str) -> Ids:
         """Encodes a text to read; `told` says where it stands, for errors."""
@@ -133,7 +143,8 @@ class Table:
         """Makes the source of each split.
 
         An example is `tokens` int32 [sequence_length] and `lengths` int32, the tokens that aren't padding; with classes
-        `label` int32; with texts to write `labels` int32 [target_length], filled up with -1.
+        `label` int32; with texts to write `labels` int32 [target_length], filled up with -1; and `continues` bool
+        [sequence_length] if whole words are asked for.
 
         Raises:
             UsageError: for a text that is too long; says where it stands.
@@ -163,7 +174,8 @@ class Table:
 def training_passages(text: Text, given: SequenceFormat) -> Source:
     """Gives every passage of a text, one beginning at each token, to hide parts of it.
 
-    An example is `tokens` int32 [sequence_length], special tokens around the passage, and `lengths` int32.
+    An example is `tokens` int32 [sequence_length], special tokens around the passage, `lengths` int32, and if whole
+    words are asked for `continues` bool [sequence_length], which tokens go on the word of the token before.
 
     Raises:
         JaxgenError: for a text that is shorter than a passage.
@@ -230,7 +242,7 @@ class _Passages:
         tokens[:, len(first) : len(first) + room] = np.where(there, found, self.given.padding)
         ends = len(first) + there.sum(axis=1)
         tokens[np.arange(len(rows))[:, None], ends[:, None] + np.arange(len(last))] = last
-        return {"tokens": tokens, "lengths": (ends + len(last)).astype(np.int32)}
+        return self.given.example(tokens, ends + len(last))
 
 
 @dataclass(frozen=True)
@@ -282,5 +294,5 @@ class _Rows:
         tokens, lengths = self.texts.padded(rows, self.given.sequence_length, self.given.padding)
         if isinstance(self.others, _Ragged):
             labels, _ = self.others.padded(rows, self.given.target_length, -1)
-            return {"tokens": tokens, "lengths": lengths, "labels": labels}
-        return {"tokens": tokens, "lengths": lengths, "label": self.others[rows]}
+            return self.given.example(tokens, lengths, labels=labels)
+        return self.given.example(tokens, lengths, label=self.others[rows])

@@ -293,6 +293,13 @@ def finish(tokenizer: Any, special: SpecialTokens) -> str:
     return tokenizer.to_str()
 
 
+def letters_of_bytes() -> list[str]:
+    """Gives the letter that stands for each byte, as GPT-2 has it: its own where that is seen, else others in order."""
+    seen = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]
+
+
 def tokens_in_order(numbers: Mapping[str, int]) -> list[str]:
     """Gives the tokens by number; an empty one where a number is left out."""
     tokens = [""] * (max(numbers.values(), default=-1) + 1)
