@@ -4,6 +4,7 @@ What encoders read (`tokens`, `lengths`), with what is to be foreseen: a class (
 nothing yet: `jaxgen.objectives` hides parts of them.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from jaxgen.data.streams import EncodedText, encoded_to_evaluate
 from jaxgen.data.subwords import Subwords
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Ids, Tokenizer
-from jaxgen.data.whole_words import word_parts
+from jaxgen.data.whole_words import WordParts, word_parts
 from jaxgen.errors import JaxgenError, UsageError, shown
 
 
@@ -81,11 +82,15 @@ class SequenceFormat:
         """None: rows are shuffled."""
         return 0
 
+    @functools.cached_property
+    def _word_parts(self) -> WordParts:
+        return word_parts(self.tokenizer)
+
     def example(
         self, tokens: Int32[np.ndarray, "rows time"], lengths: np.ndarray, **others: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Gives rows of tokens, how long each is, what belongs to them, and `continues` if that is told."""
-        words = {"continues": word_parts(self.tokenizer).continues(tokens)} if self.whole_words else {}
+        words = {"continues": self._word_parts.continues(tokens)} if self.whole_words else {}
         return {"tokens": tokens, "lengths": lengths.astype(np.int32), **words, **others}
 
     def row(self, text: str, told: str) -> Ids:

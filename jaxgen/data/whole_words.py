@@ -1,6 +1,5 @@
 """Whole words: which tokens go on the word of the token before, so that words are hidden as a whole."""
 
-import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,7 +32,6 @@ class WordParts:
         return found
 
 
-@functools.lru_cache(maxsize=8)
 def word_parts(tokenizer: Tokenizer) -> WordParts:
     """Tells of each token of a tokenizer what it may be of a word: a run of letters and digits, as BERT has it.
 
