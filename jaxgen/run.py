@@ -227,7 +227,7 @@ class _Epilogue(Hook):
             figures.update(self._experiment.baselines(self._task, train, test))
         draw_plots(self._directory, self._task, state, test)
         if train.text is not None and jax.process_count() == 1:
-            _say(f"{write_sample(self._directory, self._task, state, test)}\n")
+            _say(write_sample(self._directory, self._task, state, test))
 
 
 def _new_directory(name: str) -> Path:

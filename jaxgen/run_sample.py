@@ -19,7 +19,7 @@ _PASSAGES, _LENGTH, _DISTANCE = 5, 32, 6
 
 
 def write_sample(directory: RunDirectory, task: Any, state: TrainState, source: Source) -> str:
-    """Writes what there is to read of a trained state into `samples/sample.txt`, and gives it; empty for nothing.
+    """Writes what there is to read of a trained state into `samples/sample.txt`; gives it with a headline, or nothing.
 
     Args:
         directory: of the run.
@@ -28,16 +28,16 @@ def write_sample(directory: RunDirectory, task: Any, state: TrainState, source: 
         source: held-out texts.
     """
     if isinstance(task, MaskedLanguageModelling):
-        text = _guesses(task, state, source)
+        headline, text = "what was hidden, and its guesses:", _guesses(task, state, source)
     elif isinstance(source.text, TextFormat):
         writer = Writer(task, state, source.text.tokenizer)
-        (written,) = writer.write([""], sampler=Sampler.of(temperature=0.8))
-        text = f"it writes:\n{written}"
+        headline = "it writes:"
+        (text,) = writer.write([""], sampler=Sampler.of(temperature=0.8))
     else:
         return ""
     (directory.path / "samples").mkdir(exist_ok=True)
     write_text(directory.path / "samples" / "sample.txt", f"{text}\n")
-    return text
+    return f"{headline}\n{text}\n"
 
 
 def _guesses(task: MaskedLanguageModelling, state: TrainState, source: Source) -> str:
@@ -56,7 +56,7 @@ def _guesses(task: MaskedLanguageModelling, state: TrainState, source: Source) -
         masked = tokens.copy()
         masked[hidden] = task.mask_token
         around = (*source.text.first, *source.text.last)
-        lines.append(tokenizer.decode([token for token in masked if token not in around]))
+        lines.append(tokenizer.decode([int(token) for token in masked if token not in around]))
         for answer, guesses in zip(answers, encoder.fill_tokens(masked, hidden, 3), strict=True):
             listed = ", ".join(f"{token} {100 * probability:.0f} %" for token, probability in guesses)
             lines.append(f"  {answer}: {listed}")

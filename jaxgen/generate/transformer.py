@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from jaxgen.generate.contract import DecodeOutput
+from jaxgen.models.cache import with_room
 from jaxgen.models.gpt import GPT
 from jaxgen.models.t5 import T5
 
@@ -40,8 +40,9 @@ class CausalDecoder:
         variables: Any = {"params": params, **model_state}
         read: Any = self.model.apply(variables, prompt, prompt_lengths, method="prefill")
         features, layers = read
+        layers = tuple({"own": with_room(layer["own"], max_length)} for layer in layers)
         logits: Any = self.model.apply(variables, last(features, prompt_lengths), method="logits")
-        return DecodeOutput(logits), {"layers": with_room(layers, max_length), "lengths": prompt_lengths}
+        return DecodeOutput(logits), {"layers": layers, "lengths": prompt_lengths}
 
     def decode_step(
         self, params: Any, model_state: Any, tokens: Int32[Array, " batch"], cache: Any
@@ -59,15 +60,6 @@ def last(
 ) -> Float[Array, "batch width"]:
     """Gives the features of each row's last token."""
     return jnp.take_along_axis(features, lengths[:, None, None] - 1, axis=1)[:, 0]
-
-
-def with_room(layers: Any, max_length: int) -> Any:
-    """Fills keys and values [batch, heads, time, depth] of tokens up with zeros, to those of `max_length` tokens."""
-
-    def fill(leaf: Array) -> Array:
-        return jnp.pad(leaf, ((0, 0), (0, 0), (0, max_length - leaf.shape[2]), (0, 0)))
-
-    return jax.tree.map(fill, layers)
 
 
 @dataclass(frozen=True)

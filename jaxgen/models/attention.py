@@ -1,4 +1,4 @@
-"""Attention: to all keys at once, block by block for long contexts, and of one query to a cache of keys and values.
+"""Attention: to all keys at once, and block by block for long contexts; `jaxgen.models.cache` has that of one query.
 
 Everywhere the queries' heads may be a multiple of the keys': each key's head then serves as many queries' heads, one
 after the other (grouped-query attention, Ainslie et al. 2023; multi-query, Shazeer 2019, with one).
@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Float32, Integer, Key
+from jaxtyping import Array, Float, Float32, Key
 
 from jaxgen.errors import UsageError
 from jaxgen.models.attention_kernels import kernels
@@ -20,10 +20,7 @@ from jaxgen.models.masks import UNMASKED, Masks, seen
 from jaxgen.models.positions import Rotation, rotate
 
 # What scores are where a key isn't seen. Finite: where none is seen, on padding, there would be NaN.
-_UNSEEN = -1e30
-
-Cache = dict[str, Array]
-"""`key` and `value`, [batch, heads, time, depth]."""
+UNSEEN = -1e30
 
 
 def attend(
@@ -80,36 +77,6 @@ def attention_weights(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     visible = seen(causal, masks, masks.segments, jnp.arange(query.shape[1]), key.shape[1])
     return _weights(scale, query, key, visible, bias)
-
-
-def attend_to_cache(
-    query: Float[Array, "batch heads depth"],
-    cache: Cache,
-    lengths: Integer[Array, " batch"],
-    *,
-    scale: float | None = None,
-    bias: Float[Array, "batch heads keys"] | None = None,
-) -> Float[Array, "batch heads depth"]:
-    """Gives the attention of one query a row to the first `lengths` keys of its cache."""
-    batch, _, depth = query.shape
-    key, value = cache["key"], cache["value"]
-    grouped = query.reshape(batch, key.shape[1], -1, depth)
-    scores = jnp.einsum("bkgd,bksd->bkgs", grouped, key, preferred_element_type=jnp.float32)
-    scores *= depth**-0.5 if scale is None else scale
-    if bias is not None:
-        scores += bias.reshape(scores.shape)
-    visible = jnp.arange(key.shape[2]) < lengths[:, None]
-    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, _UNSEEN))
-    return jnp.einsum("bkgs,bksd->bkgd", weights.astype(value.dtype), value).reshape(query.shape)
-
-
-def write_to_cache(cache: Cache, new: Cache, lengths: Integer[Array, " batch"]) -> Cache:
-    """Writes one token's keys and values [batch, heads, 1, depth] a row behind the first `lengths` of its cache."""
-
-    def write(old: Array, new: Array, length: Array) -> Array:
-        return lax.dynamic_update_slice_in_dim(old, new, length, axis=1)
-
-    return {name: jax.vmap(write)(cache[name], new[name], lengths) for name in cache}
 
 
 class _Told(NamedTuple):
@@ -179,7 +146,7 @@ def _weights(
     scores = scores.reshape(batch, heads, queries, -1) * scale
     if bias is not None:
         scores += bias
-    return jax.nn.softmax(scores if visible is None else jnp.where(visible, scores, _UNSEEN))
+    return jax.nn.softmax(scores if visible is None else jnp.where(visible, scores, UNSEEN))
 
 
 def _average(

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Float32, Int32, Integer, Shaped
 
 from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import AnyArray
-from jaxgen.models.attention import AttentionInit, Cache
+from jaxgen.models.attention import AttentionInit
+from jaxgen.models.cache import Cache
 from jaxgen.models.layers import Dropout, dtype_name
 from jaxgen.models.masks import Masks
 from jaxgen.models.positions import Rotation, rotation, sinusoidal

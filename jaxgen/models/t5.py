@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, Float32, Int32, Integer
 
 from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray
-from jaxgen.models.attention import AttentionInit, Cache
+from jaxgen.models.attention import AttentionInit
+from jaxgen.models.cache import Cache, room
 from jaxgen.models.layers import Dropout, check_sizes, dtype_name
 from jaxgen.models.masks import Masks
 from jaxgen.models.positions import RelativeBias
@@ -225,8 +226,7 @@ class T5(nn.Module):
         source_lengths: Integer[Array, " batch"],
     ) -> tuple[Float[Array, "batch width"], tuple[dict[str, Cache], ...]]:
         """Reads one more token a row behind `lengths` others; gives its features, and the caches with it."""
-        room = caches[0]["own"]["key"].shape[2]
-        bias = self.decoder_bias.at(jnp.arange(room) - lengths[:, None])
+        bias = self.decoder_bias.at(jnp.arange(room(caches[0]["own"])) - lengths[:, None])
         step = Step(lengths, bias=bias, source_lengths=source_lengths)
         hidden, caches = self.decoder.step(self.token_embedding(tokens), caches, step)
         return self._scaled(self.decoder_norm(hidden)), caches

@@ -14,12 +14,10 @@ from jaxgen.errors import UsageError, unknown
 from jaxgen.models.attention import (
     Attention,
     AttentionInit,
-    Cache,
     Projection,
-    attend_to_cache,
     check_kv_heads,
-    write_to_cache,
 )
+from jaxgen.models.cache import Cache, as_cache, attend_to_cache, write_to_cache
 from jaxgen.models.layers import Dropout, check_dropout, check_sizes
 from jaxgen.models.masks import UNMASKED, Masks
 from jaxgen.models.positions import Rotation
@@ -242,14 +240,14 @@ class Block(nn.Module):
         query = self.attention.queries(read, around.rotation)
         attended = self.attention.of(query, *own, around.masks, around.bias, train=train)
         hidden = self._add(hidden, attended, self.attention_norm, train)
-        cache = {"own": _as_cache(own)}
+        cache = {"own": as_cache(own)}
         if self.architecture.cross:
             read = self._read(hidden, self.cross_attention_norm)
             cross = self.cross_attention.keys_and_values(around.source)
             query = self.cross_attention.queries(read)
             attended = self.cross_attention.of(query, *cross, around.source_masks, None, train=train)
             hidden = self._add(hidden, attended, self.cross_attention_norm, train)
-            cache["cross"] = _as_cache(cross)
+            cache["cross"] = as_cache(cross)
         return self._feed_forward(hidden, train), cache
 
     def step(
@@ -259,7 +257,7 @@ class Block(nn.Module):
         attention, scale = self.attention, self.architecture.scale
         read = self._read(hidden, self.attention_norm)[:, None]
         own = attention.keys_and_values(read, step.rotation)
-        written = write_to_cache(cache["own"], _as_cache(own), step.lengths)
+        written = write_to_cache(cache["own"], as_cache(own), step.lengths)
         query = attention.queries(read, step.rotation)[:, 0]
         attended = attend_to_cache(query, written, step.lengths + 1, scale=scale, bias=step.bias)
         change = attention.output(attended.reshape(len(hidden), -1))
@@ -414,8 +412,3 @@ def check_context(tokens: Integer[Array, "batch time"], context_length: int) -> 
         raise UsageError(
             f"a text of {tokens.shape[1]} tokens is longer than the model's context of {context_length}; cut it"
         )
-
-
-def _as_cache(keys_and_values: tuple[Array, Array]) -> Cache:
-    key, value = (jnp.swapaxes(heads, 1, 2) for heads in keys_and_values)
-    return {"key": key, "value": value}

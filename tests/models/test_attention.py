@@ -9,9 +9,11 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from jaxgen.errors import UsageError
-from jaxgen.models.attention import Attention, AttentionInit, attend, attend_to_cache, write_to_cache
+from jaxgen.models.attention import Attention, AttentionInit, attend
 from jaxgen.models.attention_kernels import kernels
-from jaxgen.models.masks import Masks
+from jaxgen.models.cache import as_cache, attend_to_cache, room, with_room, write_to_cache
+from jaxgen.models.layers import Dropout
+from jaxgen.models.masks import Masks, seen
 from jaxgen.models.positions import RelativeBias, rotate, rotation, sinusoidal
 
 BATCH, TIME, HEADS, DEPTH = 2, 7, 4, 6
@@ -125,7 +127,8 @@ def test_the_softmax_is_float32_in_half_precision():
     np.testing.assert_allclose(found.astype(jnp.float32), attend(*whole), rtol=0.02, atol=0.1)
 
 
-def test_a_cache_is_read_as_the_last_query_would():
+@pytest.mark.parametrize("part", [TIME, 4, 2])
+def test_a_cache_is_read_as_the_last_query_would(part):
     """Token by token into a cache of rows of different lengths; what lies behind them may be anything."""
     query, key, value = case(kv_heads=2)
     whole = attend(query, key, value, causal=True)
@@ -135,17 +138,34 @@ def test_a_cache_is_read_as_the_last_query_would():
     def begin(array):
         return jnp.where(room, jnp.swapaxes(array, 1, 2), 1e4)
 
-    cache = {"key": begin(key), "value": begin(value)}
+    def cut(array):
+        return tuple(array[:, :, place : place + part] for place in range(0, TIME, part))
+
+    cache = {"key": cut(begin(key)), "value": cut(begin(value))}
     for lengths in (start + step for step in range(4)):
         now = jax.tree.map(
             lambda array, lengths=lengths: jnp.take_along_axis(array, lengths[:, None, None, None], axis=1),
             {"query": query, "key": key, "value": value},
         )
-        new = {name: jnp.swapaxes(now[name], 1, 2) for name in ("key", "value")}
+        new = as_cache([now["key"], now["value"]])
         cache = write_to_cache(cache, new, lengths)
         found = attend_to_cache(now["query"][:, 0], cache, lengths + 1)
         expected = whole[jnp.arange(BATCH), lengths]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cache_has_room_in_parts_and_a_full_one_stays_as_it_is():
+    key, value = normal(1, BATCH, 70, 2, DEPTH), normal(2, BATCH, 70, 2, DEPTH)
+    cache = with_room(as_cache([key, value]), 200)
+    assert [part.shape[2] for part in cache["key"]] == [64, 64, 64, 8] and room(cache) == 200
+    joined = jnp.concatenate(cache["value"], axis=2)
+    np.testing.assert_array_equal(joined[:, :, :70], jnp.swapaxes(value, 1, 2))
+    assert not joined[:, :, 70:].any()
+    more = as_cache([key[:, :1], value[:, :1]])
+    after = write_to_cache(cache, more, jnp.array([200, 199]))
+    assert not jax.tree.map(lambda a, b: (a[0] != b[0]).any(), after, cache)["key"][-1]
+    np.testing.assert_array_equal(after["key"][-1][1, :, 7], key[1, 0])
+    assert max(len(parts) for parts in with_room(as_cache([key, value]), 10_000).values()) == 8
 
 
 @pytest.mark.parametrize("masks", ["none", "both"])
@@ -252,3 +272,30 @@ def test_impossible_fields_are_one_line(options, message):
     fields = {"width": 8, "num_heads": 4, "head_size": 2, "kernel_init": AttentionInit(init, init, init)}
     with pytest.raises(UsageError, match=message):
         Attention(**fields | options)
+
+
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_gradients_are_those_of_the_formula_written_down(masks, kv_heads):
+    """With dropout, too, whose mask both take from the same key; a bias for all rows, and one for each."""
+    given, rng = case(kv_heads), jax.random.key(5)
+
+    def plainly(query, key, value, bias):
+        key, value = (jnp.repeat(array, HEADS // kv_heads, axis=2) for array in (key, value))
+        visible = seen(True, MASKS[masks], MASKS[masks].segments, jnp.arange(TIME), TIME)
+        scores = 0.3 * jnp.einsum("bthd,bshd->bhts", query, key) + bias
+        weights = jax.nn.softmax(jnp.where(visible, scores, -1e30))
+        grouped = weights.reshape(BATCH, kv_heads, -1, TIME, TIME)
+        kept = Dropout(0.4, parent=None).apply({}, grouped, train=True, rngs={"dropout": rng})
+        return jnp.einsum("bhts,bshd->bthd", kept.reshape(weights.shape), value)
+
+    def ours(query, key, value, bias):
+        told = {"causal": True, "scale": 0.3, "dropout": 0.4, "rng": rng}
+        return attend(query, key, value, MASKS[masks], bias=bias, **told)
+
+    for rows in (1, BATCH):
+        bias, change = normal(3, rows, HEADS, TIME, TIME), normal(4, BATCH, TIME, HEADS, DEPTH)
+        (expected, pull), (found, pull_ours) = (jax.vjp(apply, *given, bias) for apply in (plainly, ours))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        for wanted, got in zip(pull(change), pull_ours(change), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,78 @@
+"""Runs of BERTs: trained on passages, opened again, evaluated on other texts, and what counts alone would guess."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from test_run import options
+
+from experiments import pydocs_bert
+from jaxgen.data.streams import tokens_of
+from jaxgen.encoding import Encoder
+from jaxgen.run import run
+from jaxgen.saved_run import SavedRun
+
+SMALL = {"sequence_length": 24, "embedding_size": 16, "num_layers": 1, "num_heads": 2, "batch_size": 8}
+SENTENCES = [
+    f"the {thing} is {place} the house.\n" for thing in ("cat", "dog", "bird") for place in ("in", "on", "by")
+]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "book.txt"
+    chosen = np.random.default_rng(0).choice(SENTENCES, 300)
+    path.write_text("".join(chosen))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, text, tmp_path_factory):
+    """A run of `pydocs_bert` of a few steps, on a small file."""
+    directory = tmp_path_factory.mktemp("bert") / "run"
+    told = {
+        **SMALL,
+        "data": str(text),
+        "vocabulary_size": 60,
+        "steps": 60,
+        "evaluate_every": None,
+        "warmup_steps": 10,
+    }
+    run(*options("pydocs_bert", data_dir, directory, **told, learning_rate=1e-2))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def saved(finished):
+    return SavedRun(finished)
+
+
+def test_figures_are_those_of_the_run_again(finished, saved):
+    result = json.loads((finished / "result.json").read_text())
+    figures = saved.evaluate()
+    assert {"validation/accuracy", "test/loss"} <= figures.keys()
+    for name, value in figures.items():
+        assert value == pytest.approx(result[name], rel=1e-5)
+    assert result["test/accuracy"] > result["unigram/accuracy"], "it learnt something"
+    assert result["bigram/accuracy"] > result["unigram/accuracy"]
+
+
+def test_counts_guess_the_same_hidden_tokens(saved):
+    train, test = saved.source("train"), saved.source("test")
+    found = pydocs_bert.count(saved.task, train, test)
+    hidden = jax.device_get(saved.task.hide_to_evaluate(test.arrays()))
+    labels = hidden.labels[hidden.weights > 0]
+    most_frequent = np.bincount(tokens_of(train)).argmax()
+    assert found["unigram/accuracy"] == pytest.approx((labels == most_frequent).mean())
+
+
+def test_it_fills_masks_and_shows_what_it_guessed(finished, saved):
+    ((first, *_),) = Encoder.of(saved).fill("the [MASK] is in the house.")
+    assert first[0] in saved.tokenizer.vocabulary and 0 < first[1] <= 1
+    shown = (finished / "samples" / "sample.txt").read_text()
+    assert "[MASK]" in shown and " %" in shown and "[PAD]" not in shown
+
+
+def test_another_text_is_evaluated(saved, text):
+    assert saved.evaluate({"all": saved.other_text(str(text))})["all/accuracy"] > 0
