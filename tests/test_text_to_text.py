@@ -217,6 +217,9 @@ def test_predictions_that_can_not_be(imported, table, capsys, tmp_path):
 
 def test_models_that_do_not_write_say_so(writer, capsys, tmp_path):
     import_run(with_tokenizer("bert_masked", word_pieces(), tmp_path / "theirs"), tmp_path / "bert")
+    attention = SavedRun(tmp_path / "bert").writer.attention("a [MASK] cab")["attention"]
+    assert attention.queries == ["[CLS]", "a", "[MASK]", "c", "##a", "##b", "[SEP]"]
+    assert attention.keys == attention.queries and attention.weights.shape == (1, 4, 7, 7)
     code, _, err = call(capsys, "sample", tmp_path / "bert", "--prompt", "a")
     assert code == 2 and "a model of MaskedLanguageModelling doesn't write texts" in err
     with pytest.raises(UsageError, match="writes after reading: it scores no single text"):
@@ -225,7 +228,10 @@ def test_models_that_do_not_write_say_so(writer, capsys, tmp_path):
         SequenceToSequence(RecurrentLanguageModel(5)).decoder  # noqa: B018
 
 
-def test_what_is_read_and_written_is_looked_at(writer):
+def test_what_is_read_and_written_is_looked_at(imported, writer, capsys):
+    _, out, _ = call(capsys, "plot", imported, "--text", "a cab")
+    files = [imported / "plots" / f"{name}_attention.png" for name in ("encoder", "decoder", "cross")]
+    assert out.split() == list(map(str, files)) and all(file.stat().st_size > 10_000 for file in files)
     found = writer.attention("a cab")
     assert sorted(found) == ["cross_attention", "decoder_attention", "encoder_attention"]
     read = ["a", " ", "c", "a", "b", "</s>"]
