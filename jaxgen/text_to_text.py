@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from jaxgen.data.tokenizers import end_tokens
 from jaxgen.errors import UsageError, shown
 from jaxgen.files import write_text
 from jaxgen.generate.beam import beam_search
-from jaxgen.generate.decode import generate
+from jaxgen.generate.decode import Generated, generate
 from jaxgen.generate.prompts import bucket
 from jaxgen.generate.sampling import Sampler
 from jaxgen.saved_run import SavedRun
@@ -95,6 +95,12 @@ def write_rows(
     for number, row in enumerate(rows):
         buckets.setdefault(bucket(len(row), None), []).append(number)
     size = min(batch_size, len(rows))
+    write: Callable[..., Generated]
+    how: dict[str, Any] = {"max_tokens": max_tokens, "stop_tokens": end_tokens(writer.tokenizer)}
+    if num_beams == 1:
+        write, how = generate, {**how, "rng": jax.random.key(0), "sampler": Sampler(greedy=True)}
+    else:
+        write, how = beam_search, {**how, "num_beams": num_beams, "length_penalty": length_penalty}
     # On a mesh every device would write all of it.
     params, model_state = jax.device_put(
         (writer.state.evaluation_params(), writer.state.model_state), jax.local_devices()[0]
@@ -106,17 +112,8 @@ def write_rows(
             # Filled up with the last one again.
             filled = [rows[number] for number in [*batch, *batch[-1:] * (size - len(batch))]]
             asked = writer.asked(filled)
-            given: Any = (writer.decoder, params, model_state, asked.prompt, asked.lengths)
-            common: Any = {
-                "max_tokens": max_tokens,
-                "stop_tokens": end_tokens(writer.tokenizer),
-                "text": asked.text,
-                "inputs": asked.inputs,
-            }
-            if num_beams == 1:
-                found = generate(*given, jax.random.key(0), sampler=Sampler(greedy=True), **common)
-            else:
-                found = beam_search(*given, num_beams=num_beams, length_penalty=length_penalty, **common)
+            given = (writer.decoder, params, model_state, asked.prompt, asked.lengths)
+            found = write(*given, **how, text=asked.text, inputs=asked.inputs)
             for number, text in zip(batch, found.texts, strict=False):
                 texts[number] = text
     return texts
