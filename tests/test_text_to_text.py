@@ -235,12 +235,13 @@ def test_what_is_read_and_written_is_looked_at(imported, writer, capsys):
     found = writer.attention("a cab")
     assert sorted(found) == ["cross_attention", "decoder_attention", "encoder_attention"]
     read = ["a", " ", "c", "a", "b", "</s>"]
-    written = ["<pad>", *writer.write(["a cab"], max_tokens=31, sampler=GREEDY)[0]]
+    (written,) = writer.write(["a cab"], max_tokens=31, sampler=GREEDY)
     encoder, decoder, cross = (found[f"{name}_attention"] for name in ("encoder", "decoder", "cross"))
     assert (encoder.queries, encoder.keys) == (read, read)
     assert (cross.queries, cross.keys) == (decoder.queries, read)
-    assert decoder.queries == decoder.keys == written
-    assert encoder.weights.shape == (2, 4, 6, 6) and cross.weights.shape == (1, 4, len(written), 6)
+    assert decoder.queries == decoder.keys and "".join(decoder.queries) == f"<pad>{written}"
+    assert encoder.weights.shape == (2, 4, 6, 6)
+    assert cross.weights.shape == (1, 4, len(decoder.queries), 6)
     for attention in found.values():
         np.testing.assert_allclose(attention.weights.sum(axis=-1), 1, rtol=1e-5)
     assert (np.triu(decoder.weights, 1) == 0).all()
