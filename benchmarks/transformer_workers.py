@@ -100,11 +100,7 @@ def pytorch(job: str, batch_size: int, *options: str) -> tuple[Work, float]:
     torch.manual_seed(0)
     model = _torch_gpt(NANO)
     forward = torch.compile(model) if "compiled" in options else model
-    groups = [
-        {"params": [p for p in model.parameters() if (p.ndim > 1) == decays], "weight_decay": 0.1 * decays}
-        for decays in (True, False)
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+    optimizer = torch_adamw(model, 1e-3, 0.99, 0.1, fused="compiled" in options)
     text = torch.from_numpy(_tokens().astype(np.int64))
     window = torch.arange(NANO.context)
 
@@ -118,6 +114,17 @@ def pytorch(job: str, batch_size: int, *options: str) -> tuple[Work, float]:
             optimizer.step()
 
     return train, torch_peak()
+
+
+def torch_adamw(model: Any, learning_rate: float, beta2: float, decay: float, *, fused: bool) -> Any:
+    """Makes AdamW, which decays matrices alone, as jaxgen's does."""
+    import torch
+
+    groups = [
+        {"params": [p for p in model.parameters() if (p.ndim > 1) == decays], "weight_decay": decay * decays}
+        for decays in (True, False)
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, beta2), fused=fused)
 
 
 def _torch_gpt(sizes: Sizes) -> Any:

@@ -6,7 +6,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from jaxgen.data import Source
 from jaxgen.experiment import Experiment, TrainConfig
@@ -49,7 +49,7 @@ def make_task(config: Config, train: Source) -> Regression:
     return Regression(model, config.loss).standardised(train.arrays())
 
 
-def ridge(train: dict[str, Any], test: dict[str, Any]) -> dict[str, float]:
+def ridge(task: Regression, train: Source, test: Source) -> dict[str, float]:
     """Gives ridge regression's figures, its strength chosen by cross-validation on the training split."""
     import numpy as np
     from sklearn.linear_model import RidgeCV
@@ -58,10 +58,11 @@ def ridge(train: dict[str, Any], test: dict[str, Any]) -> dict[str, float]:
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 3, 50)))
-    predictions = model.fit(train["features"], train["target"]).predict(test["features"])
+    known, held_out = train.arrays(), test.arrays()
+    predictions = model.fit(known["features"], known["target"]).predict(held_out["features"])
     return {
-        "ridge/mse": float(mean_squared_error(test["target"], predictions)),
-        "ridge/r2": float(r2_score(test["target"], predictions)),
+        "ridge/mse": float(mean_squared_error(held_out["target"], predictions)),
+        "ridge/r2": float(r2_score(held_out["target"], predictions)),
     }
 
 

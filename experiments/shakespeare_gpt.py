@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from jaxgen.data import Source
 from jaxgen.data.tokenizers import digest
-from jaxgen.experiment import Experiment, GPTTextConfig
+from jaxgen.experiment import Experiment
 from jaxgen.models import GPT
 from jaxgen.run import main
 from jaxgen.tasks import LanguageModelling
+from jaxgen.text_config import GPTTextConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Config(GPTTextConfig):
     """Length of the run in steps; --steps None for that in epochs."""
     optimizer: str = "adamw"
     """Any Optax optimiser by its Optax name (adam, adamw, sgd, lion, ...), or momentum."""
-    learning_rate: float | None = 1e-3
+    learning_rate: float | None = 3e-3
     """Peak of the learning rate."""
     schedule: str = "cosine"
     """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""

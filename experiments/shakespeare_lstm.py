@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from jaxgen.data import Source
 from jaxgen.data.tokenizers import digest
-from jaxgen.experiment import Experiment, RecurrentTextConfig
+from jaxgen.experiment import Experiment
 from jaxgen.models import RecurrentLanguageModel
 from jaxgen.run import main
 from jaxgen.tasks import LanguageModelling
+from jaxgen.text_config import RecurrentTextConfig
 
 
 @dataclass(frozen=True, kw_only=True)

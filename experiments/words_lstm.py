@@ -23,8 +23,9 @@ class Config(RecurrentConfig):
 
     data: str = "pydocs"
     """The text: pydocs or pycode (no network), a tfds set of text, or the path of a file or directory of files."""
-    tokenizer: Literal["characters", "bytes", "words", "bpe", "unigram"] = "words"
-    """What a token is: a character, byte, word, or piece of words by byte-pair encoding or the unigram model."""
+    tokenizer: Literal["characters", "bytes", "words", "bpe", "unigram", "wordpiece"] = "words"
+    """What a token is: a character, byte, word, or piece of words by byte-pair encoding, the unigram model or BERT's
+    word pieces."""
     batch_size: int = 64
     """Streams that the text is cut into, a part of each a step, over all devices."""
     epochs: int = 20

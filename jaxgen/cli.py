@@ -23,6 +23,7 @@ _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
 _COMMANDS = ("compare", "data", "embed", "evaluate", "export", "import", "list", "plot", "predict", "sample")
+_READ_AND_WRITE = ("PrefixLanguageModelling", "SequenceToSequence", "SpanCorruption")
 _Run = Annotated[Positional[Path], arg(metavar="RUN")]
 
 
@@ -117,7 +118,7 @@ def predict(
     if saved.config["task"]["kind"] == "MaskedLanguageModelling":
         _fill(saved, inputs)
         return
-    if saved.config["task"]["kind"] in ("SequenceToSequence", "SpanCorruption"):
+    if saved.config["task"]["kind"] in _READ_AND_WRITE:
         from jaxgen.text_to_text import print_written
 
         print_written(saved, inputs, output)

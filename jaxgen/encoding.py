@@ -94,10 +94,17 @@ class Encoder:
         if "masked" not in self.model.heads or not isinstance(self.tokenizer, Subwords):
             raise UsageError("the model can't fill masks: it has no head for it, or no such tokenizer")
         mask = self.tokenizer.special.find("mask")
-        tokens, lengths = self._padded([encode_sequence(self.tokenizer, text)])
-        (places,) = np.nonzero(tokens[0] == self.tokenizer.special_id("mask"))
+        tokens = encode_sequence(self.tokenizer, text)
+        (places,) = np.nonzero(tokens == self.tokenizer.special_id("mask"))
         if not len(places):
             raise UsageError(f"the text has no {mask}: put it where a token is to be found")
+        return self.fill_tokens(tokens, places, count)
+
+    def fill_tokens(
+        self, tokens: Integer[np.ndarray, " tokens"], places: Any, count: int = 5
+    ) -> list[list[tuple[str, float]]]:
+        """Gives the same for the tokens of a text, special ones among them, and the places where masks stand."""
+        padded, lengths = self._padded([tokens])
         vocabulary = self.tokenizer.vocabulary
 
         @jax.jit
@@ -108,7 +115,7 @@ class Encoder:
             logits: Any = self.model.apply(variables, chosen, method="logits")
             return jax.nn.softmax(logits)[:, : len(vocabulary)]
 
-        found = np.asarray(read(self.params, tokens, lengths, places))
+        found = np.asarray(read(self.params, padded, lengths, np.asarray(places)))
         best = np.argsort(-found, axis=-1, kind="stable")[:, :count]
         return [
             [(vocabulary[token], float(row[token])) for token in tokens]

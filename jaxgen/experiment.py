@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxgen.augment import Augmentation
+from jaxgen.data.sources import Source
 from jaxgen.errors import UsageError, unknown
 from jaxgen.optim import OptimizerConfig, Schedule
+from jaxgen.run_directory import RunDirectory
 
 # Where --learning-rate isn't given: what is usual for the optimiser, by its Optax name.
 _LEARNING_RATES = {
@@ -122,90 +124,6 @@ class DenseImageConfig(ImageConfig):
     """Normalise the hidden layers over the batch."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextConfig(TrainConfig):
-    """The options of language models."""
-
-    data: str = "pydocs"
-    """The text: pydocs or pycode (no network), a tfds set of text, or the path of a file or directory of files."""
-    encoding: str = "utf-8"
-    """The encoding of files."""
-    tokenizer: Literal["characters", "bytes", "words", "bpe", "unigram"] = "characters"
-    """What a token is: a character, byte, word, or piece of words by byte-pair encoding or the unigram model."""
-    vocabulary_size: int = 1000
-    """Tokens at most, of words and their pieces."""
-    lowercase: bool = True
-    """Leave out the case of words."""
-    batch_size: int = 64
-    """Streams that the text is cut into, a part of each a step, over all devices."""
-    sequence_length: int = 128
-    """Tokens of each stream a step: as far as gradients go back; the state is carried on."""
-    reset_at_documents: bool = False
-    """Forget the state where a document ends."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecurrentTextConfig(TextConfig):
-    """The options of recurrent language models."""
-
-    cell: Literal["elman", "gru", "lstm"] = "lstm"
-    """What carries the state from token to token."""
-    embedding_size: int = 64
-    """Of each token's vector."""
-    hidden_size: int = 256
-    """Units of each recurrent layer."""
-    num_layers: int = 1
-    """Recurrent layers."""
-    dense_size: int = 0
-    """Units of a layer with ReLU after the recurrent ones; 0 for none."""
-    dropout: float = 0.2
-    """Part of each layer's inputs that is dropped in training."""
-    recurrent_dropout: float = 0.0
-    """Part of the hidden state that is dropped from token to token, the same units at every token."""
-    layer_norm: bool = False
-    """Normalise the products within the cells."""
-    tied: bool = False
-    """Use the embedding for the output, too."""
-    remat: bool = False
-    """Save memory where --sequence-length is long: what gradients need is made again, chunk by chunk."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GPTTextConfig(TextConfig):
-    """The options of language models that see a window of the text at a time."""
-
-    epochs: int = 1
-    """Length of the run, in passes over all windows: each is as many passes over the text as a window has tokens."""
-    batch_size: int = 12
-    """Windows a step, each from anywhere in the text, over all devices."""
-    sequence_length: int = 64
-    """Tokens of a window: the model's context, in training and in writing."""
-    reset_at_documents: bool = False
-    """Let tokens see nothing of the documents before their own."""
-    num_layers: int = 4
-    """Blocks of attention and a feed-forward layer."""
-    num_heads: int = 4
-    """Heads of attention in each block."""
-    num_kv_heads: int | None = None
-    """Heads of keys and values, which several of the others then share. By default as many as heads."""
-    embedding_size: int = 128
-    """Width of all that goes from block to block."""
-    feed_forward_size: int | None = None
-    """Width inside of the feed-forward layers. By default four times the embedding."""
-    positions: Literal["learned", "rotary", "sinusoidal", "none"] = "learned"
-    """How the model knows where a token stands."""
-    activation: Literal["gelu", "gelu_erf", "relu", "geglu", "swiglu"] = "gelu"
-    """Of the feed-forward layers; geglu and swiglu have a gate beside it."""
-    norm: Literal["layer", "rms"] = "layer"
-    """How activations are normalised: by mean and variance, or by the mean square alone."""
-    use_bias: bool = False
-    """Give linear layers and norms biases."""
-    tied: bool = True
-    """Use the embedding for the output, too."""
-    dropout: float = 0.0
-    """Part of the embeddings, the attention's weights and the outputs of layers that is dropped in training."""
-
-
 @dataclass(frozen=True)
 class Experiment:
     """One runnable experiment.
@@ -223,8 +141,9 @@ class Experiment:
         recipes: other defaults of the options, by data set.
         presets: other defaults of the options, by name, for `--preset`; complete ones, so that they take the
             place of the data set's recipe.
-        baselines: simple rivals' figures on the test split, from (train, test) arrays.
+        baselines: simple rivals' figures, from the task, and the sources to train and to test on.
         split_host: whether a CPU is split into devices that share each batch; see `jaxgen.parallel.split_host`.
+        then: what comes after the run: it is given the options and the run directory.
     """
 
     name: str
@@ -238,8 +157,9 @@ class Experiment:
     smoke: Mapping[str, Any] = field(default_factory=dict)
     recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    baselines: Callable[[Any, Any], dict[str, float]] | None = None
+    baselines: Callable[[Any, Source, Source], dict[str, float]] | None = None
     split_host: bool = False
+    then: Callable[[Any, RunDirectory], None] | None = None
 
     def options(self, **given: Any) -> TrainConfig:
         """Gives the options: what is given, else a trial run's, the preset's or the data set's, else the usual ones.

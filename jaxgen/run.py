@@ -17,10 +17,11 @@ import numpy as np
 from jaxgen import signals
 from jaxgen.data import folder, streams, text
 from jaxgen.errors import JaxgenError, UsageError, shown
-from jaxgen.experiment import Experiment, TextConfig, TrainConfig, command_line, optimizer_config
+from jaxgen.experiment import Experiment, TrainConfig, command_line, optimizer_config
 from jaxgen.memory import keep_freed_memory
 from jaxgen.run_directory import RunDirectory
 from jaxgen.splits import load_splits
+from jaxgen.text_config import TextConfig
 from jaxgen.train.hooks import Hook, format_figures, say
 
 _HELP = ("-h", "--help")
@@ -139,6 +140,8 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
             _say(f"{saved}go on with: {_command_to_resume(experiment.name, directory)}")
         raise
     report(directory)
+    if experiment.then is not None:
+        experiment.then(config, directory)
     return directory
 
 
@@ -215,15 +218,16 @@ class _Epilogue(Hook):
         """Adds the rivals' figures, and draws the plots."""
         import jax
 
-        from jaxgen.saved_run import draw_plots, write_sample
+        from jaxgen.run_sample import write_sample
+        from jaxgen.saved_run import draw_plots
 
         train = self._splits["train"]
         test = self._splits[next(name for name in ("test", "validation", "train") if name in self._splits)]
         if self._experiment.baselines is not None:
-            figures.update(self._experiment.baselines(train.arrays(), test.arrays()))
+            figures.update(self._experiment.baselines(self._task, train, test))
         draw_plots(self._directory, self._task, state, test)
         if train.text is not None and jax.process_count() == 1:
-            _say(f"it writes:\n{write_sample(self._directory, self._task, state, train)}\n")
+            _say(f"{write_sample(self._directory, self._task, state, test)}\n")
 
 
 def _new_directory(name: str) -> Path:

@@ -10,12 +10,15 @@ import jax
 import numpy as np
 
 from jaxgen.config import rebuild
-from jaxgen.data import builders, streams, text, tokenizers, windows
+from jaxgen.data import builders, streams, tables, text, tokenizers
+from jaxgen.data.examples import evaluation_source
+from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source, as_source, load
+from jaxgen.data.streams import TextFormat
 from jaxgen.data.strokes import Strokes, find_strokes
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import JaxgenError, OwnCodeError, UsageError, shown
-from jaxgen.files import read_lines, write_text
+from jaxgen.files import read_lines
 from jaxgen.parallel import make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
 from jaxgen.train.checkpoint import Checkpoints
@@ -114,22 +117,41 @@ class SavedRun:
         return self.other_text(data["name"], data["splits"][split])
 
     def other_text(self, name: str, split: str | None = None) -> Source:
-        """Reads any text, and cuts it as those that a language model's run evaluates.
+        """Reads any text, or table of texts, and makes it what the run evaluates.
 
         Args:
-            name: as for `jaxgen.data.text.read`.
+            name: as for `jaxgen.data.text.read`, or for `jaxgen.data.tables.read` where the run needs a table.
             split: of it; by default all of a file or directory, of a set the test split.
 
         Raises:
             UsageError: for a run of another kind, and an unknown name or split.
             JaxgenError: where the text can't be had or read.
         """
-        given = streams.TextFormat(**{**self._format(), "tokenizer": self.tokenizer})
+        given = self.text_format
+        if isinstance(given, SequenceFormat) and {"label", "labels"} & self.example.keys():
+            names = self.task.class_names if "label" in self.example else ()
+            table, split = tables.read_split(
+                name, split, names, data_dir=self._data_dir, encoding=given.encoding
+            )
+            return table.source(split, given)
         as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
         if split is None:
             split = "train+validation+test" if text.is_path(name) else "test"
         found = text.read(name, split, data_dir=self._data_dir, encoding=given.encoding, as_bytes=as_bytes)
-        return windows.evaluation_source(found, given)
+        return evaluation_source(found, given)
+
+    @cached_property
+    def text_format(self) -> TextFormat | SequenceFormat:
+        """How texts are made into the run's examples.
+
+        Raises:
+            UsageError: for a run that has no text.
+        """
+        told = {**self._format(), "tokenizer": self.tokenizer}
+        if "streams" in told:
+            return TextFormat(**told)
+        ends = {name: tuple(told[name]) for name in ("first", "last")}
+        return SequenceFormat(**{**told, **ends})
 
     def _format(self) -> dict[str, Any]:
         """Gives how texts are cut, as `config.json` has it.
@@ -139,7 +161,7 @@ class SavedRun:
         """
         if "text" not in self.config["data"]:
             raise UsageError(
-                f"{self.directory.path} is a run of {type(self.task).__name__}, not of a language model"
+                f"{self.directory.path} is a run of {type(self.task).__name__}, not of a model of texts"
             )
         return self.config["data"]["text"]
 
@@ -294,7 +316,7 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
     if jax.process_index() != 0:
         return []
     paths = draw_curves(directory)
-    if source.text is not None and jax.process_count() == 1:
+    if isinstance(source.text, TextFormat) and jax.process_count() == 1:
         writer, tokens = Writer(task, state, source.text.tokenizer), streams.tokens_of(source)
         if writer.attends:
             passage = tokens[: min(_ATTENTION_PASSAGE, source.text.sequence_length)]
@@ -325,17 +347,6 @@ def draw_attention(directory: RunDirectory, found: Mapping[str, Attention]) -> l
     return plots.save(
         {name: attention_maps(*of_text, name=name) for name, of_text in found.items()}, directory.plots
     )
-
-
-def write_sample(directory: RunDirectory, task: Any, state: TrainState, source: Source) -> str:
-    """Lets a language model write a page, from the end of a line on, into `samples/sample.txt`; gives the text."""
-    from jaxgen.generate.sampling import Sampler
-
-    writer = Writer(task, state, source.text.tokenizer)
-    (text,) = writer.write([""], sampler=Sampler.of(temperature=0.8))
-    (directory.path / "samples").mkdir(exist_ok=True)
-    write_text(directory.path / "samples" / "sample.txt", f"{text}\n")
-    return text
 
 
 def draw_curves(directory: RunDirectory) -> list[Path]:

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from jaxgen.data import folder, streams, text, windows
+from jaxgen.data import folder, streams, text
+from jaxgen.data.examples import evaluation_source, training_source
 from jaxgen.data.sources import Source, load
 from jaxgen.errors import UsageError
-from jaxgen.experiment import Experiment, GPTTextConfig, ImageConfig, TextConfig, TrainConfig
+from jaxgen.experiment import Experiment, ImageConfig, TrainConfig
+from jaxgen.text_config import TextConfig
 
 
 def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | None) -> dict[str, Source]:
@@ -53,7 +55,7 @@ def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | No
 
 
 def _load_texts(config: TextConfig, data_dir: Path | None) -> dict[str, Source]:
-    """Loads the splits of a text, as streams or as windows, with a tokenizer that is made of them."""
+    """Loads the splits of a text, cut as the model needs it, with a tokenizer that is made of them."""
     if config.validation_fraction:
         raise UsageError(
             "--validation-fraction is for sets of examples: a text has a validation split in any case"
@@ -65,19 +67,11 @@ def _load_texts(config: TextConfig, data_dir: Path | None) -> dict[str, Source]:
     )
     texts = dict(zip(names, found, strict=True))
     tokenizer = streams.make_tokenizer(
-        config.tokenizer, texts.values(), config.vocabulary_size, config.lowercase
+        config.tokenizer, texts.values(), config.vocabulary_size, config.lowercase, config.special
     )
-    in_windows = isinstance(config, GPTTextConfig)
-    given = streams.TextFormat(
-        tokenizer,
-        config.sequence_length,
-        0 if in_windows else config.batch_size,
-        config.reset_at_documents,
-        config.encoding,
-    )
-    cut = windows.training_windows if in_windows else streams.training_streams
-    train = cut(texts.pop("train"), given)
-    return {"train": train, **{name: windows.evaluation_source(held, given) for name, held in texts.items()}}
+    given = config.text_format(tokenizer)
+    train = training_source(texts.pop("train"), given)
+    return {"train": train, **{name: evaluation_source(held, given) for name, held in texts.items()}}
 
 
 def _size(given: tuple[int, ...] | None) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """What a trained model of texts writes, and what it looks at: text in, text out, by a saved run."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from jaxgen.data.tokenizers import Characters, Tokenizer, Words, encode_sequence, end_tokens
+from jaxgen.data.tokenizers import Characters, Subwords, Tokenizer, Words, encode_sequence, end_tokens
 from jaxgen.errors import UsageError
 from jaxgen.generate.contract import Decoder
 from jaxgen.generate.decode import Generated, generate, stream
@@ -249,10 +250,14 @@ class Writer:
         return tokens if goes_on else encode_sequence(self.tokenizer, text)
 
     def _parts(self, tokens: Any) -> list[str]:
-        """Gives the text of each token by itself, with a space after words."""
+        """Gives the text of each token by itself, with a space after words and before those of word pieces."""
         if isinstance(self.tokenizer, Words):
             words = [self.tokenizer.words[token] for token in tokens]
             return [word if word == "\n" else f"{word} " for word in words]
+        if isinstance(self.tokenizer, Subwords) and self.tokenizer.model == "wordpiece":
+            # Alone they don't show the spaces before them.
+            texts = [self.tokenizer.decode(tokens[:count]) for count in range(len(tokens) + 1)]
+            return [text[len(before) :] for before, text in itertools.pairwise(texts)]
         return [self.tokenizer.decode([int(token)]) for token in tokens]
 
     def known(self, text: str) -> str:

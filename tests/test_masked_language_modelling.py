@@ -24,15 +24,19 @@ class Neighbours(nn.Module):
     """Predicts a token from those beside it, its own, and the mean of the whole text."""
 
     vocabulary_size: int = VOCABULARY
+    heads: tuple[str, ...] = ()
 
     def setup(self):
         self.embedding = nn.Embed(self.vocabulary_size, 6)
         self.types = nn.Embed(2, 6)
         self.dense = nn.Dense(8)
+        self.follows = nn.Dense(2)
         self.kernel = self.param("kernel", nn.initializers.normal(0.5), (8, self.vocabulary_size))
         self.bias = self.param("bias", nn.initializers.normal(0.5), (self.vocabulary_size,))
 
     def __call__(self, tokens, *, train=False):
+        if self.heads:
+            self.classes("next_sentence", self.features(tokens))
         return self.masked_features(self.features(tokens, train=train)) @ self.kernel + self.bias
 
     def features(self, tokens, *, lengths=None, token_types=None, train=False):
@@ -48,6 +52,9 @@ class Neighbours(nn.Module):
 
     def masked_features(self, features):
         return nn.tanh(self.dense(features))
+
+    def classes(self, head, features, *, train=False):
+        return self.follows(features.mean(axis=1))
 
     def output(self):
         return self.kernel, self.bias
@@ -152,6 +159,34 @@ def test_types_and_words_are_taken_where_they_are_told():
     assert plain.total == pytest.approx(float(expected), rel=1e-6) and typed.total != plain.total
     # The whole text is one word, which is more than may be hidden.
     assert words.count < plain.count == typed.count
+
+
+def test_whether_a_sentence_follows_is_told_by_its_head():
+    task = dataclasses.replace(TASK, model=Neighbours(heads=("next_sentence",)))
+    batch = {**batch_of(), "is_next": np.array([1, 0, 0, 1, 0, 1], np.int32)}
+    params, _ = task.init(jax.random.key(1), batch)
+    loss = jax.jit(lambda batch, context: task.loss(params, {}, (), batch, context))
+    terms, outputs = loss(batch, context(train=False))
+    masked = HIDE(batch["tokens"], TASK.maskable(batch))
+    features = task.model.apply({"params": params}, masked.inputs, lengths=LENGTHS, method="features")
+    logits = np.asarray(features).mean(axis=1) @ params["follows"]["kernel"] + params["follows"]["bias"]
+    log_probs = np.asarray(jax.nn.log_softmax(logits))[:5]  # the last row is padding
+    labels = np.array([0, 1, 1, 0, 1])
+    assert terms["next_sentence"].compute() == pytest.approx(-log_probs[range(5), labels].mean(), rel=1e-5)
+    right = (log_probs.argmax(axis=1) == labels).mean()
+    assert outputs.metrics["next_sentence_accuracy"].compute() == pytest.approx(right)
+    masked_only = {name: tree for name, tree in params.items() if name != "follows"}
+    alone, _ = jax.jit(lambda batch, context: TASK.loss(masked_only, {}, (), batch, context))(
+        batch, context(train=False)
+    )
+    assert alone.keys() == {"cross_entropy"}, "the model has no such head"
+    assert terms["cross_entropy"].compute() == pytest.approx(
+        float(alone["cross_entropy"].compute()), rel=1e-5
+    )
+    _, trained = jax.eval_shape(loss, batch, context(train=True))
+    assert "next_sentence_accuracy" in trained.metrics
+    del batch["is_next"]
+    assert jax.eval_shape(loss, batch, context(train=False))[0].keys() == {"cross_entropy"}
 
 
 def test_masks_are_filled_in():

@@ -14,8 +14,8 @@ from jaxgen.config import describe, rebuild
 from jaxgen.data import from_arrays
 from jaxgen.errors import UsageError
 from jaxgen.models import RecurrentLanguageModel
-from jaxgen.objectives import content_rngs, corrupt_spans, spans_shapes
-from jaxgen.tasks import SequenceToSequence, SpanCorruption
+from jaxgen.objectives import content_rngs, corrupt_spans, spans_shapes, split_prefix
+from jaxgen.tasks import PrefixLanguageModelling, SequenceToSequence, SpanCorruption
 from jaxgen.train.context import Context
 
 VOCABULARY = 40
@@ -51,6 +51,7 @@ class MeanAndLast(nn.Module):
 
 
 TASK = SequenceToSequence(MeanAndLast())
+PREFIX = PrefixLanguageModelling(MeanAndLast())
 SPANS = SpanCorruption(MeanAndLast(), first_sentinel=VOCABULARY - 1, fraction=0.5)
 TOKENS = np.random.default_rng(0).integers(2, 30, (4, 24)).astype(np.int32)
 LABELS = np.array([[5, 6, 7, 8, 1], [9, 3, 1, -1, -1], [1, -1, -1, -1, -1], [4, 5, 6, 7, 1]], np.int32)
@@ -140,14 +141,34 @@ def test_spans_are_corrupted_as_pairs_of_texts_would_be():
     assert one.total == other.total
 
 
-def test_evaluation_corrupts_the_same_in_any_order_and_training_others_at_each_step():
+def test_prefixes_are_read_and_the_rest_is_written():
+    tokens = jnp.array([[5, 6, 7, 8], [5, 6, 7, 0], [5, 0, 0, 0]], jnp.int32)
+    pairs = PREFIX.pairs(tokens, jnp.array([4, 3, 1]), jnp.array([3, 1, 0], jnp.int32))
+    assert pairs["tokens"].tolist() == [[5, 6, 7, 1], [5, 1, 0, 0], [1, 0, 0, 0]]
+    assert pairs["lengths"].tolist() == [4, 2, 1]
+    assert pairs["labels"].tolist() == [[8, 1, -1, -1], [6, 7, 1, -1], [5, 1, -1, -1]]
+    alone = PREFIX.pairs(jnp.array([[5]], jnp.int32), jnp.array([1]), jnp.array([0], jnp.int32))
+    assert alone["tokens"].tolist() == [[1, 0]] and alone["labels"].tolist() == [[5, 1]]
+
+
+def test_loss_of_prefixes_is_that_of_such_pairs_of_texts():
+    batch = {name: BATCH[name] for name in ("tokens", "lengths", "weight")}
+    prefixes = split_prefix(content_rngs(TOKENS), batch["lengths"])
+    pairs = PREFIX.pairs(jnp.asarray(TOKENS), jnp.asarray(batch["lengths"]), prefixes)
+    (found, figures), (expected, _) = loss(PREFIX, batch), loss(TASK, {**batch, **pairs})
+    assert found.total == expected.total
+    # All that counts is written but the prefixes, and an end each.
+    assert found.count == (batch["lengths"] - prefixes + 1)[:3].sum() and "accuracy" in figures
+
+
+@pytest.mark.parametrize("task", [SPANS, PREFIX], ids=["spans", "prefix"])
+def test_evaluation_changes_texts_the_same_in_any_order_and_training_others_at_each_step(task):
     batch = {"tokens": TOKENS, "weight": np.ones(4, np.float32)}
     order = np.array([2, 0, 3, 1])
-    (found, _), (turned, _) = loss(SPANS, batch), loss(SPANS, {**batch, "tokens": TOKENS[order]})
+    (found, _), (turned, _) = loss(task, batch), loss(task, {**batch, "tokens": TOKENS[order]})
     assert turned.total == pytest.approx(float(found.total), rel=1e-5)
     totals = [
-        loss(SPANS, batch, dataclasses.replace(TRAINING, rng=jax.random.key(seed)))[0].total
-        for seed in (1, 2)
+        loss(task, batch, dataclasses.replace(TRAINING, rng=jax.random.key(seed)))[0].total for seed in (1, 2)
     ]
     assert totals[0] != totals[1] and totals[0] != found.total
 
@@ -158,6 +179,7 @@ def test_what_does_not_fit_is_refused():
     source = from_arrays({"tokens": TOKENS, "labels": LABELS})
     TASK.check(source)
     SPANS.check(source)
+    PREFIX.check(source)
     with pytest.raises(UsageError, match="arrays has 41 tokens, but the model knows 40"):
         TASK.check(dataclasses.replace(source, num_classes=41))
     assert spans_shapes(24, 0.5).spans == 4

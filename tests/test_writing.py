@@ -75,7 +75,7 @@ def test_prompts_with_unknown_characters(writer):
     assert writer.write([""], max_tokens=9) == writer.write(["\n"], max_tokens=9)
 
 
-@pytest.mark.parametrize("tokenizer", ["words", "unigram"])
+@pytest.mark.parametrize("tokenizer", ["words", "unigram", "wordpiece"])
 def test_every_tokenizer_writes_and_is_evaluated(tokenizer, data_dir, tmp_path):
     changes = {**SMALL, "tokenizer": tokenizer, "vocabulary_size": 300, "cell": "elman"}
     run(*options("words_lstm", data_dir, tmp_path / "run", **changes))
@@ -146,7 +146,7 @@ def test_impossible_requests_are_one_line(arguments, message, finished, capsys):
 def test_run_of_another_kind_does_not_write(data_dir, tmp_path, capsys):
     run(*options("diabetes_fnn", data_dir, tmp_path / "run", steps=2))
     code, _, error = call(capsys, "sample", tmp_path / "run")
-    assert code == 2 and "is a run of Regression, not of a language model" in error and error.count("\n") == 1
+    assert code == 2 and "is a run of Regression, not of a model of texts" in error and error.count("\n") == 1
 
 
 def test_tokenizer_belongs_to_the_weights(finished, data_dir, tmp_path):

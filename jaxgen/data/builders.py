@@ -18,7 +18,15 @@ import numpy as np
 
 from jaxgen.errors import JaxgenError, UsageError, unknown
 
-_EMBEDDED = ("diabetes", "digits", "docstrings", "pycode", "pydocs")
+_EMBEDDED = (
+    "diabetes",
+    "digits",
+    "docstring_packages",
+    "docstring_text",
+    "docstrings",
+    "pycode",
+    "pydocs",
+)
 _IDX = ("mnist", "fashion_mnist", "kmnist", "emnist")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 

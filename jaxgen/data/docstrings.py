@@ -1,10 +1,12 @@
-"""Docstrings of Python's standard library, as pairs of texts: what follows the first line, and the first line.
+"""Docstrings of Python's standard library: as pairs of texts, with the packages they are of, and as a plain text.
 
-A model that writes the first line has to say in a few words what the rest is about. The rules below are what it is
-compared with.
+The pairs are what follows the first line, and the first line. A model that writes the first line has to say in a few
+words what the rest is about. The rules below are what it is compared with.
 """
 
 import ast
+import collections
+import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,21 @@ from jaxgen.data.embedded_text import PYTHON_VERSION, library_files, share_out
 from jaxgen.data.sequences import Row, Table
 from jaxgen.data.sources import Records
 
+# Of the packages and modules with the most docstrings, those that all supported versions of Python have.
+_PACKAGES = (
+    "asyncio",
+    "decimal",
+    "email",
+    "http",
+    "importlib",
+    "logging",
+    "multiprocessing",
+    "tkinter",
+    "turtle",
+    "unittest",
+    "urllib",
+    "xml",
+)
 # Fewer say too little to be summed up; a longer first line is no summary.
 _LEAST_BODY_WORDS, _LEAST_WORDS, _MOST_WORDS = 8, 3, 20
 _SIGNATURE = re.compile(r"[\w.]+\s*\(.*\)|.*->|.*=.*\(|>>>|:\w+:|[^\w\"'`*<(\[]")
@@ -57,12 +74,11 @@ class Docstrings(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        found = find_docstrings(library_files())
-        # Files are shared out by how much they hold.
-        parts = share_out({file: "".join(one.body for one in of_file) for file, of_file in found.items()})
+        files = library_files()
+        found = find_docstrings(files)
         return {
-            split: self._generate_examples({file: found[file] for file in files})
-            for split, files in parts.items()
+            split: self._generate_examples({file: found[file] for file in of_split if file in found})
+            for split, of_split in _split_files(files, found).items()
         }
 
     def _generate_examples(
@@ -71,6 +87,70 @@ class Docstrings(tfds.core.GeneratorBasedBuilder):
         for file, of_file in docstrings.items():
             for number, docstring in enumerate(of_file):
                 yield f"{file}:{number}", docstring._asdict()
+
+
+class DocstringText(tfds.core.GeneratorBasedBuilder):
+    """All docstrings of Python's standard library, none of them twice: a document a file.
+
+    What `docstrings` holds out for validation and testing is in the same split here.
+    """
+
+    name = "docstring_text"
+    VERSION = PYTHON_VERSION
+    pkg_dir_path = Path(__file__).parent
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"name": tfds.features.Text(), "text": tfds.features.Text()}
+        return tfds.core.DatasetInfo(
+            builder=self, description=self.__doc__, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        files = library_files()
+        texts, found = _distinct(files), find_docstrings(files)
+        parts = _split_files(files, found)
+        held_out = [one for split in ("validation", "test") for file in parts[split] for one in found[file]]
+        for file in parts["train"]:
+            texts[file] = [text for text in texts[file] if not any(one.body in text for one in held_out)]
+        return {
+            split: self._generate_examples({file: texts[file] for file in of_split if texts[file]})
+            for split, of_split in parts.items()
+        }
+
+    def _generate_examples(self, texts: Mapping[str, list[str]]) -> Iterator[tuple[str, dict[str, str]]]:
+        for file, of_file in texts.items():
+            yield file, {"name": file, "text": "\n\n".join(of_file)}
+
+
+class DocstringPackages(tfds.core.GeneratorBasedBuilder):
+    """Docstrings of twelve packages and modules of Python's standard library, to tell which one each is of.
+
+    A tenth is for validation, a fifth for testing, by their contents.
+    """
+
+    name = "docstring_packages"
+    VERSION = PYTHON_VERSION
+    pkg_dir_path = Path(__file__).parent
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {field: tfds.features.Text() for field in ("name", "text", "package")}
+        return tfds.core.DatasetInfo(
+            builder=self, description=self.__doc__, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        parts: dict[str, dict[str, dict[str, str]]] = {"train": {}, "validation": {}, "test": {}}
+        for file, texts in _distinct(library_files()).items():
+            package = file.split("/")[0].removesuffix(".py").removeprefix("_py")
+            for number, text in enumerate(texts if package in _PACKAGES else ()):
+                share = int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8], 16) / 2**32
+                split = "test" if share < 0.2 else "validation" if share < 0.3 else "train"
+                name = f"{file}:{number}"
+                parts[split][name] = {"name": name, "text": " ".join(text.split()), "package": package}
+        return {split: self._generate_examples(rows) for split, rows in parts.items()}
+
+    def _generate_examples(self, rows: Mapping[str, dict[str, str]]) -> Iterator[tuple[str, dict[str, str]]]:
+        yield from rows.items()
 
 
 def read(data_dir: Path | str | None = None) -> Table:
@@ -84,20 +164,62 @@ def read(data_dir: Path | str | None = None) -> Table:
     Raises:
         JaxgenError: where they can't be read or written.
     """
-    builder = builders.prepared("docstrings", data_dir, lambda builder, name: None)
+    splits, version = _read_set("docstrings", ("body", "summary", "name"), data_dir)
+    return Table("docstrings", splits, (), version)
+
+
+def read_packages(data_dir: Path | str | None = None) -> Table:
+    """Reads docstrings with the packages they are of, as `train`, `validation` and `test`.
+
+    Args:
+        data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
+
+    Raises:
+        JaxgenError: where they can't be read or written.
+    """
+    splits, version = _read_set("docstring_packages", ("text", "package", "name"), data_dir)
+    return Table("docstring_packages", splits, _PACKAGES, version)
+
+
+def _read_set(
+    name: str, fields: tuple[str, str, str], data_dir: Path | str | None
+) -> tuple[dict[str, list[Row]], str]:
+    """Gives the rows of a set's splits, made of three fields, and its version."""
+    builder = builders.prepared(name, data_dir, lambda builder, name: None)
     splits = {}
     for split in ("train", "validation", "test"):
-        records = Records(builders.records(builder, "docstrings", split), str(builder.data_path))
+        records = Records(builders.records(builder, name, split), str(builder.data_path))
         try:
             examples = records.read(np.arange(len(records)))
-            fields = [
-                [example[field].bytes_list.value[0].decode() for field in ("body", "summary", "name")]
-                for example in examples
-            ]
+            rows = [[example[field].bytes_list.value[0].decode() for field in fields] for example in examples]
         except Exception as error:
             raise records.damaged(error) from error
-        splits[split] = [Row(*row) for row in fields]
-    return Table("docstrings", splits, (), str(builder.version))
+        splits[split] = [Row(*row) for row in rows]
+    return splits, str(builder.version)
+
+
+def _split_files(files: Mapping[str, str], found: Mapping[str, list[Docstring]]) -> dict[str, list[str]]:
+    """Shares files out by how much there is to sum up in them; those with nothing are to train on."""
+    parts = share_out({file: "".join(one.body for one in of_file) for file, of_file in found.items()})
+    held_out = {split: list(parts[split]) for split in ("validation", "test")}
+    taken = {*held_out["validation"], *held_out["test"]}
+    return {"train": [file for file in files if file not in taken], **held_out}
+
+
+def _distinct(files: Mapping[str, str]) -> dict[str, list[str]]:
+    """Gives the docstrings of at least so many words, each only once, by file.
+
+    One that several files have is left out: it says nothing of any of them, and would stand on both sides.
+    """
+    found = {
+        file: list(dict.fromkeys(text.strip() for _, text in _docstrings(source)))
+        for file, source in files.items()
+    }
+    counts = collections.Counter(text for texts in found.values() for text in texts)
+    return {
+        file: [text for text in texts if counts[text] == 1 and len(text.split()) >= _LEAST_BODY_WORDS]
+        for file, texts in found.items()
+    }
 
 
 def find_docstrings(files: Mapping[str, str]) -> dict[str, list[Docstring]]:

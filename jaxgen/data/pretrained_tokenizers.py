@@ -17,6 +17,7 @@ from jaxgen.data.subwords import (
     SpecialTokens,
     Subwords,
     finish,
+    letters_of_bytes,
     t5_tokens,
     word_piece_tokenizer,
 )
@@ -35,6 +36,12 @@ _ROLES = {
     "cls": ("cls_token", ("[CLS]",)),
     "sep": ("sep_token", ("[SEP]",)),
     "mask": ("mask_token", ("[MASK]", "<mask>")),
+}
+# What BERT's tokenizers do to a text before they cut it, as transformers and as the library calls it.
+_BERT_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
 }
 _SENTINEL = re.compile(r"<extra_id_(\d+)>")
 
@@ -74,7 +81,8 @@ def open_tokenizer(directory: Path) -> Tokenizer:
 def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Writes a tokenizer into a directory, as `transformers` opens it.
 
-    Characters and bytes are byte pairs of which none is put together; characters that aren't known are left out.
+    Characters and bytes are byte pairs of which none is put together; characters that aren't known are left out. Word
+    pieces come as `vocab.txt`, too.
 
     Raises:
         UsageError: for words, which have no such form.
@@ -91,10 +99,21 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     if isinstance(tokenizer, Subwords):
         write_text(directory / "tokenizer.json", tokenizer.serialised)
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if tokenizer.model == "wordpiece":
+            config |= _write_word_pieces(tokenizer, directory)
     elif isinstance(tokenizer, SentencePieces):
         (directory / "spiece.model").write_bytes(base64.b64decode(tokenizer.serialised))
         config |= {"tokenizer_class": "T5Tokenizer", "extra_ids": len(sentinels)}
     write_json(directory / "tokenizer_config.json", {**config, "clean_up_tokenization_spaces": False})
+
+
+def _write_word_pieces(tokenizer: Subwords, directory: Path) -> dict[str, Any]:
+    """Writes the list of pieces, where that and a few settings tell all of a tokenizer; gives these."""
+    normalizer = json.loads(tokenizer.serialised)["normalizer"] or {}
+    if normalizer.get("type") != "BertNormalizer":
+        return {}
+    write_text(directory / "vocab.txt", "".join(f"{piece}\n" for piece in tokenizer.vocabulary))
+    return {name: normalizer[ours] for name, ours in _BERT_SETTINGS.items()}
 
 
 def _as_byte_pairs(tokenizer: Characters | Bytes) -> Subwords:
@@ -105,18 +124,11 @@ def _as_byte_pairs(tokenizer: Characters | Bytes) -> Subwords:
         library = tokenizers.Tokenizer(models.BPE(tokenizer.numbers, []))
         library.decoder = decoders.Fuse()
     else:
-        numbers = {letter: byte for byte, letter in enumerate(_letters_of_bytes())}
+        numbers = {letter: byte for byte, letter in enumerate(letters_of_bytes())}
         library = tokenizers.Tokenizer(models.BPE(numbers, []))
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         library.decoder = decoders.ByteLevel()
     return Subwords(library.to_str(), "bpe")
-
-
-def _letters_of_bytes() -> list[str]:
-    """Gives the letter that stands for each byte, as GPT-2 has it: its own where that is seen, else others in order."""
-    seen = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]
 
 
 def _special(tokenizer: Tokenizer) -> SpecialTokens:

@@ -4,6 +4,7 @@ What encoders read (`tokens`, `lengths`), with what is to be foreseen: a class (
 nothing yet: `jaxgen.objectives` hides parts of them.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,10 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from jaxgen.data.sentencepieces import SentencePieces
 from jaxgen.data.sources import Rows, Source
 from jaxgen.data.streams import EncodedText, encoded_to_evaluate
+from jaxgen.data.subwords import Subwords
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Ids, Tokenizer
+from jaxgen.data.whole_words import WordParts, word_parts
 from jaxgen.errors import JaxgenError, UsageError, shown
 
 
@@ -31,6 +35,7 @@ class SequenceFormat:
         padding: the token that fills a row up.
         truncate: whether a text that is too long is cut off at its end; else it is refused.
         encoding: of files.
+        whole_words: whether rows tell which tokens go on a word, so that words are hidden as a whole.
 
     Raises:
         UsageError: when it is made, for lengths that leave no room for a token.
@@ -44,6 +49,20 @@ class SequenceFormat:
     padding: int = 0
     truncate: bool = False
     encoding: str = "utf-8"
+    whole_words: bool = False
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, sequence_length: int, **others: Any) -> "SequenceFormat":
+        """Makes the format that a tokenizer has special tokens for: BERT's, or T5's, or one without any."""
+        if not isinstance(tokenizer, Subwords | SentencePieces):
+            return cls(tokenizer, sequence_length, **others)
+
+        def find(*roles: str) -> tuple[int, ...]:
+            named = [role for role in roles if getattr(tokenizer.special, role)]
+            return tuple(tokenizer.special_id(role) for role in named[:1])
+
+        first, last, padding = find("cls"), find("sep", "end"), find("pad") or (0,)
+        return cls(tokenizer, sequence_length, first=first, last=last, padding=padding[0], **others)
 
     def __post_init__(self) -> None:
         """Refuses what can't be."""
@@ -62,6 +81,17 @@ class SequenceFormat:
     def streams(self) -> int:
         """None: rows are shuffled."""
         return 0
+
+    @functools.cached_property
+    def _word_parts(self) -> WordParts:
+        return word_parts(self.tokenizer)
+
+    def example(
+        self, tokens: Int32[np.ndarray, "rows time"], lengths: np.ndarray, **others: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Gives rows of tokens, how long each is, what belongs to them, and `continues` if that is told."""
+        words = {"continues": self._word_parts.continues(tokens)} if self.whole_words else {}
+        return {"tokens": tokens, "lengths": lengths.astype(np.int32), **words, **others}
 
     def row(self, text: str, told: str) -> Ids:
         """Encodes a text to read; `told` says where it stands, for errors."""
@@ -118,14 +148,17 @@ class Table:
         """Makes the source of each split.
 
         An example is `tokens` int32 [sequence_length] and `lengths` int32, the tokens that aren't padding; with classes
-        `label` int32; with texts to write `labels` int32 [target_length], filled up with -1.
+        `label` int32; with texts to write `labels` int32 [target_length], filled up with -1; and `continues` bool
+        [sequence_length] if whole words are asked for.
 
         Raises:
             UsageError: for a text that is too long; says where it stands.
         """
-        return {split: self._source(split, rows, given) for split, rows in self.splits.items()}
+        return {split: self.source(split, given) for split in self.splits}
 
-    def _source(self, split: str, rows: Sequence[Row], given: SequenceFormat) -> Source:
+    def source(self, split: str, given: SequenceFormat) -> Source:
+        """Makes the source of one split; see `sources`."""
+        rows = self.splits[split]
         texts = _Ragged.of([given.row(row.text, row.place) for row in rows])
         if self.class_names:
             others: Any = np.array([self.class_names.index(row.other) for row in rows], np.int32)
@@ -146,7 +179,8 @@ class Table:
 def training_passages(text: Text, given: SequenceFormat) -> Source:
     """Gives every passage of a text, one beginning at each token, to hide parts of it.
 
-    An example is `tokens` int32 [sequence_length], special tokens around the passage, and `lengths` int32.
+    An example is `tokens` int32 [sequence_length], special tokens around the passage, `lengths` int32, and if whole
+    words are asked for `continues` bool [sequence_length], which tokens go on the word of the token before.
 
     Raises:
         JaxgenError: for a text that is shorter than a passage.
@@ -213,7 +247,7 @@ class _Passages:
         tokens[:, len(first) : len(first) + room] = np.where(there, found, self.given.padding)
         ends = len(first) + there.sum(axis=1)
         tokens[np.arange(len(rows))[:, None], ends[:, None] + np.arange(len(last))] = last
-        return {"tokens": tokens, "lengths": (ends + len(last)).astype(np.int32)}
+        return self.given.example(tokens, ends + len(last))
 
 
 @dataclass(frozen=True)
@@ -265,5 +299,5 @@ class _Rows:
         tokens, lengths = self.texts.padded(rows, self.given.sequence_length, self.given.padding)
         if isinstance(self.others, _Ragged):
             labels, _ = self.others.padded(rows, self.given.target_length, -1)
-            return {"tokens": tokens, "lengths": lengths, "labels": labels}
-        return {"tokens": tokens, "lengths": lengths, "label": self.others[rows]}
+            return self.given.example(tokens, lengths, labels=labels)
+        return self.given.example(tokens, lengths, label=self.others[rows])

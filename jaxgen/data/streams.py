@@ -9,12 +9,14 @@ from jaxtyping import Bool, Int32, Integer
 
 from jaxgen.data import tokenizers
 from jaxgen.data.sources import Reader, Rows, Source
+from jaxgen.data.subwords import BERT_TOKENS, TRAINED, SpecialTokens
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 
 # Streams of a text to evaluate on: each begins without context, so they are few, and always as many.
 EVALUATION_STREAMS = 16
+_NO_SPECIAL = SpecialTokens()
 
 
 @dataclass(frozen=True)
@@ -42,27 +44,41 @@ class TextFormat:
             raise UsageError("sequence length and batch size must be at least 1")
 
 
-def make_tokenizer(kind: str, texts: Iterable[Text], vocabulary_size: int, lowercase: bool) -> Tokenizer:
+def make_tokenizer(
+    kind: str,
+    texts: Iterable[Text],
+    vocabulary_size: int,
+    lowercase: bool,
+    special: SpecialTokens = _NO_SPECIAL,
+) -> Tokenizer:
     """Makes a tokenizer of the training text; of characters, from all texts: an alphabet gives nothing away.
 
     Args:
-        kind: `characters`, `bytes`, `words`, `bpe` or `unigram`.
+        kind: `characters`, `bytes`, `words`, `bpe`, `unigram` or `wordpiece`.
         texts: the training text first.
         vocabulary_size: tokens at most, of words and subwords.
-        lowercase: whether words lose their case.
+        lowercase: whether words and word pieces lose their case.
+        special: tokens that are no text, of subwords; word pieces have `[UNK]` in any case.
 
     Raises:
-        UsageError: for an unknown kind, or a vocabulary that is too small.
+        UsageError: for an unknown kind, a vocabulary that is too small, or special tokens of a kind that has none.
     """
     if kind not in tokenizers.KINDS:
         raise unknown("tokenizer", kind, tokenizers.KINDS)
+    if special.names and kind not in TRAINED:
+        raise UsageError(
+            f"a tokenizer of {kind} has no special tokens, such as {special.names[0]}: take {', '.join(TRAINED)}"
+        )
     first, *others = texts
     if not any(first.documents):
         raise JaxgenError(f"{shown(first.name)} has no text in {first.split}: take a longer one")
     if kind == "words":
         return tokenizers.Words.train(first.documents, vocabulary_size, lowercase)
-    if kind in ("bpe", "unigram"):
-        return tokenizers.Subwords.train(first.documents, vocabulary_size, kind)
+    if kind == "wordpiece":
+        special = replace(special, unknown=special.unknown or BERT_TOKENS.unknown)
+        return tokenizers.Subwords.train_word_pieces(first.documents, vocabulary_size, special, lowercase)
+    if kind in TRAINED:
+        return tokenizers.Subwords.train(first.documents, vocabulary_size, kind, special)
     documents = (document for text in (first, *others) for document in text.documents)
     kinds: dict[str, Any] = tokenizers.KINDS
     return kinds[kind].train(documents)

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from jaxgen.errors import UsageError
+from jaxgen.errors import UsageError, unknown
 
 Ids = Int32[np.ndarray, " tokens"]
 
-MODELS = ("bpe", "unigram", "wordpiece", "wordlevel")
+TRAINED = ("bpe", "unigram", "wordpiece")
+MODELS = (*TRAINED, "wordlevel")
 _ALPHABET = 1000  # characters that word pieces are made of, at most
 
 
@@ -91,7 +92,7 @@ def t5_tokens(sentinels: int = 100) -> SpecialTokens:
 class Subwords:
     """Pieces of words, by Hugging Face's `tokenizers`.
 
-    Those of `train` are made of bytes, so that nothing is unknown to them.
+    Those of `train` are made of bytes, so that nothing is unknown to them, but for word pieces.
 
     Attributes:
         serialised: the library's own description.
@@ -117,12 +118,17 @@ class Subwords:
         Args:
             texts: to learn from.
             vocabulary_size: tokens, the 256 bytes and the special ones among them.
-            model: `bpe` or `unigram`.
+            model: `bpe` or `unigram`; `wordpiece` for what `train_word_pieces` gives.
             special: tokens to reserve. They are the first ones; sentinels the last ones, the first of them last.
 
         Raises:
-            UsageError: for a vocabulary that has no room for the bytes and special tokens.
+            UsageError: for a vocabulary that has no room for the bytes and special tokens, or a model that can't be
+                trained.
         """
+        if model == "wordpiece":
+            return cls.train_word_pieces(texts, vocabulary_size, special)
+        if model not in TRAINED:
+            raise unknown("model of subwords to train", model, TRAINED)
         import tokenizers
         from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -285,6 +291,13 @@ def finish(tokenizer: Any, special: SpecialTokens) -> str:
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in special.names],
         )
     return tokenizer.to_str()
+
+
+def letters_of_bytes() -> list[str]:
+    """Gives the letter that stands for each byte, as GPT-2 has it: its own where that is seen, else others in order."""
+    seen = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in seen else chr(next(others)) for byte in range(256)]
 
 
 def tokens_in_order(numbers: Mapping[str, int]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jaxgen.data.sentencepieces import SentencePieces
-from jaxgen.data.subwords import MODELS, Ids, SpecialTokens, Subwords
+from jaxgen.data.subwords import MODELS, TRAINED, Ids, SpecialTokens, Subwords
 from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.files import read_json, write_json
 
@@ -191,8 +191,7 @@ KINDS: dict[str, type] = {
     "characters": Characters,
     "bytes": Bytes,
     "words": Words,
-    "bpe": Subwords,
-    "unigram": Subwords,
+    **dict.fromkeys(TRAINED, Subwords),
 }
 # And those that are made by name, or come from files of others.
 _KEPT: dict[str, type] = {**KINDS, **dict.fromkeys(MODELS, Subwords), "sentencepiece": SentencePieces}

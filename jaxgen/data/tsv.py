@@ -51,12 +51,7 @@ def read_labelled(name: str, encoding: str = "utf-8") -> Table:
     if len(names) == 1:
         raise JaxgenError(f"{shown(path)} has one label only, {names[0]}: a classifier needs two or more")
     for rows in splits.values():
-        for row in rows:
-            if row.other not in names:
-                known = [*names[:12], *([f"and {len(names) - 12} more"] if len(names) > 12 else [])]
-                raise JaxgenError(
-                    f"{row.place}: no training text has the label {row.other!r}; they have {', '.join(known)}"
-                )
+        check_labels(rows, names)
     return Table(str(path), splits, tuple(names), version)
 
 
@@ -96,19 +91,53 @@ def read_sources(name: str, encoding: str = "utf-8") -> tuple[list[str], list[st
     return [row.text for row in rows], [row.other for row in rows if row.other]
 
 
+def read_all(name: str, class_names: Sequence[str], encoding: str = "utf-8") -> Table:
+    """Reads all rows of a file or directory as one split, `all`: what a trained model is evaluated on.
+
+    Args:
+        name: of a file, or of a directory of files.
+        class_names: those of the model; none for pairs.
+        encoding: of the files.
+
+    Raises:
+        UsageError: for an unknown file or encoding.
+        JaxgenError: as `read_labelled`, and for a label that is none of these.
+    """
+    path = absolute(name)
+    columns = _LABELLED if class_names else _PAIRS
+    rows = [row for file in _find_files(path).values() for row in _read(file, columns, encoding)]
+    if class_names:
+        check_labels(rows, class_names)
+    return Table(str(path), {"all": rows}, tuple(class_names), _version({"all": rows}))
+
+
+def check_labels(rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Checks that labels are among those of the training texts; raises JaxgenError with the line of one that isn't."""
+    for row in rows:
+        if row.other not in names:
+            known = [*names[:12], *([f"and {len(names) - 12} more"] if len(names) > 12 else [])]
+            raise JaxgenError(
+                f"{row.place}: no training text has the label {row.other!r}; they have {', '.join(known)}"
+            )
+
+
 def _read_splits(path: Path, columns: _Columns, encoding: str) -> tuple[dict[str, list[Row]], str]:
     """Gives the rows of each split, and a digest of all files."""
     files = _find_files(path)
     splits = {split: list(_read(file, columns, encoding)) for split, file in files.items()}
-    version = _digest(
-        "\n".join(f"{split}\t{row.text}\t{row.other}" for split in splits for row in splits[split])
-    )
+    version = _version(splits)
     if "validation" not in splits:
         train, validation = _divide(splits.pop("train"), by_label=columns is _LABELLED)
         if not validation:
             raise JaxgenError(f"{shown(path)} has too few different texts: none is left for validation")
         splits = {"train": train, "validation": validation, **splits}
-    return splits, version[:16]
+    return splits, version
+
+
+def _version(splits: Mapping[str, Sequence[Row]]) -> str:
+    return _digest(
+        "\n".join(f"{split}\t{row.text}\t{row.other}" for split in splits for row in splits[split])
+    )[:16]
 
 
 def _divide(rows: Sequence[Row], by_label: bool) -> tuple[list[Row], list[Row]]:

@@ -21,7 +21,6 @@ from jaxgen.data.streams import (
     EncodedText,
     TextFormat,
     encoded_to_evaluate,
-    evaluation_streams,
     make_examples,
     text_source,
 )
@@ -63,15 +62,6 @@ def evaluation_windows(text: Text, given: TextFormat) -> Source:
     encoded = encoded_to_evaluate(text, given.tokenizer, given.document_starts)
     length = given.sequence_length
     return _source(text, given, _Windows(encoded, length, length, -(-(len(encoded.tokens) - 1) // length)))
-
-
-def evaluation_source(text: Text, given: TextFormat) -> Source:
-    """Cuts a text for evaluation as its format says: into streams, or into windows where that has none.
-
-    Raises:
-        JaxgenError: for a text of fewer than two tokens.
-    """
-    return evaluation_streams(text, given) if given.streams else evaluation_windows(text, given)
 
 
 def packed_windows(text: Text, given: TextFormat) -> Source:

@@ -92,9 +92,7 @@ def task_of(model: nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any]) -
         return SequenceToSequence(model, config.get("decoder_start_token_id") or 0, tokenizer=known)
     assert isinstance(model, BERT)
     if "masked" in model.heads and isinstance(tokenizer, Subwords):
-        roles = tokenizer.special.told().keys() - {"sentinels"}
-        special = tuple(sorted({tokenizer.special_id(role) for role in roles}))
-        return MaskedLanguageModelling(model, tokenizer.special_id("mask"), special, tokenizer=known)
+        return MaskedLanguageModelling.of(model, tokenizer)
     if "classification" in model.heads:
         return TextClassification(model, class_names=class_names(config), tokenizer=known)
     heads = f"the heads {', '.join(model.heads)}" if model.heads else "no heads"

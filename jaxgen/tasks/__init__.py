@@ -6,13 +6,14 @@ from jaxgen.tasks.language_modelling import LanguageModelling
 from jaxgen.tasks.masked_language_modelling import MaskedLanguageModelling
 from jaxgen.tasks.regression import Regression
 from jaxgen.tasks.sequence_prediction import SequencePrediction
-from jaxgen.tasks.sequence_to_sequence import SequenceToSequence, SpanCorruption
+from jaxgen.tasks.sequence_to_sequence import PrefixLanguageModelling, SequenceToSequence, SpanCorruption
 from jaxgen.tasks.text_classification import TextClassification
 
 __all__ = [
     "ImageClassification",
     "LanguageModelling",
     "MaskedLanguageModelling",
+    "PrefixLanguageModelling",
     "Regression",
     "SequencePrediction",
     "SequenceToSequence",

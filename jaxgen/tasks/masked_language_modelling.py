@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key
 
 from jaxgen import losses, metrics
+from jaxgen.data.subwords import Subwords
+from jaxgen.data.tokenizers import digest
 from jaxgen.errors import UsageError
 from jaxgen.metrics import Mean, Metric
 from jaxgen.objectives import FRACTION, MaskedTokens, content_rngs, mask_tokens
@@ -28,14 +30,17 @@ class MaskedLanguageModelling:
     """Predicts tokens of `tokens` int32 [batch, time] that are hidden: others at each step, the same in evaluation.
 
     A batch may say more: `lengths` int32 [batch], the tokens that aren't padding; `type_ids` int32 [batch, time];
-    `continues` bool [batch, time], which tokens go on the word of the token before: then whole words are hidden; and
-    `weight` [batch].
+    `continues` bool [batch, time], which tokens go on the word of the token before: then whole words are hidden;
+    `is_next` int32 [batch], whether a second sentence followed the first one in the text, which is a second thing to
+    learn if the model has the head `next_sentence`; and `weight` [batch].
 
     Attributes:
         model: a module with `vocabulary_size`, that has, beside its call on `tokens`, which makes all parameters,
             `features(tokens, *, lengths, token_types, train)` [batch, time, width]; `masked_features(features)`, what
             the masked-LM head predicts tokens from; and `output()`, the kernel [width, vocabulary] and bias
-            [vocabulary] that make logits of it, such as `BERT`. The head reads the places that count alone.
+            [vocabulary] that make logits of it, such as `BERT`. The head reads the places that count alone. With
+            `next_sentence` among its `heads` it has `classes(head, features, train)`, too, logits [batch, 2] that a
+            sentence followed and that it didn't.
         mask_token: what stands in the place of a hidden token.
         special_tokens: those that are never hidden.
         fraction: of the tokens that is hidden.
@@ -47,6 +52,15 @@ class MaskedLanguageModelling:
     special_tokens: tuple[int, ...] = ()
     fraction: float = FRACTION
     tokenizer: str = ""
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, tokenizer: Subwords, fraction: float = FRACTION
+    ) -> "MaskedLanguageModelling":
+        """Makes the task with a tokenizer's special tokens; raises UsageError where it has none to hide with."""
+        roles = tokenizer.special.told().keys() - {"sentinels"}
+        special = tuple(sorted({tokenizer.special_id(role) for role in roles}))
+        return cls(model, tokenizer.special_id("mask"), special, fraction, digest(tokenizer))
 
     def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
         """Makes the model's parameters; they don't hang on the length of the texts."""
@@ -72,10 +86,13 @@ class MaskedLanguageModelling:
     def loss(
         self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
     ) -> tuple[dict[str, Mean], Outputs]:
-        """Gives the cross-entropy in nats a hidden token, and its perplexity; in evaluation also the accuracy."""
-        rngs = context.example_rngs() if context.train else content_rngs(batch["tokens"])
-        masked = self._hide(rngs, batch)
-        features = self._features(params, model_state, masked.inputs, masked.positions, batch, context)
+        """Gives the cross-entropy in nats a hidden token, and its perplexity; in evaluation also the accuracy.
+
+        With `is_next` also that of the second sentences, in nats a pair, and how many were told right.
+        """
+        masked = self._hide(context.example_rngs(), batch) if context.train else self.hide_to_evaluate(batch)
+        whole = self._features(params, model_state, masked.inputs, batch, context)
+        features = self._masked_features(params, model_state, whole, masked.positions)
         kernel, bias = output_layer(self.model, params)
         weights = masked.weights
         if "weight" in batch:
@@ -85,7 +102,30 @@ class MaskedLanguageModelling:
         if not context.train:
             found, _ = likeliest(features, kernel, bias)
             reported["accuracy"] = Mean.of(found == masked.labels, weights)
-        return {"cross_entropy": nats}, Outputs(reported, model_state, carry)
+        terms = {"cross_entropy": nats}
+        if "is_next" in batch and "next_sentence" in getattr(self.model, "heads", ()):
+            terms["next_sentence"], reported["next_sentence_accuracy"] = self._next_sentence(
+                params, model_state, whole, batch, context
+            )
+        return terms, Outputs(reported, model_state, carry)
+
+    def _next_sentence(
+        self, params: Params, model_state: Any, features: Array, batch: Batch, context: Context
+    ) -> tuple[Mean, Mean]:
+        """Gives the cross-entropy of which sentences follow, and the accuracy."""
+        logits: Any = self.model.apply(
+            {"params": params, **model_state},
+            "next_sentence",
+            features,
+            train=context.train,
+            method="classes",
+        )
+        labels, weights = 1 - jnp.asarray(batch["is_next"]), batch.get("weight")
+        return losses.cross_entropy(logits, labels, weights), metrics.accuracy(logits, labels, weights)
+
+    def hide_to_evaluate(self, batch: Batch) -> MaskedTokens:
+        """Hides what is hidden of a batch in evaluation: of each text the same in every batch."""
+        return self._hide(content_rngs(batch["tokens"]), batch)
 
     def _hide(self, rngs: Key[Array, " batch"], batch: Batch) -> MaskedTokens:
         return mask_tokens(
@@ -111,11 +151,10 @@ class MaskedLanguageModelling:
         params: Params,
         model_state: Any,
         tokens: Array,
-        positions: Array,
         batch: Batch,
         context: Context | None,
     ) -> Array:
-        features = read_text(
+        features: Array = read_text(
             self.model,
             params,
             model_state,
@@ -125,6 +164,9 @@ class MaskedLanguageModelling:
             lengths=batch.get("lengths"),
             token_types=batch.get("type_ids"),
         )
+        return features
+
+    def _masked_features(self, params: Params, model_state: Any, features: Array, positions: Array) -> Array:
         chosen = jnp.take_along_axis(features, positions[..., None], axis=1)
         read: Any = self.model.apply({"params": params, **model_state}, chosen, method="masked_features")
         return read
@@ -137,6 +179,7 @@ class MaskedLanguageModelling:
         """
         tokens = jnp.asarray(batch["tokens"])
         everywhere = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        features = self._features(params, model_state, tokens, everywhere, batch, None)
+        whole = self._features(params, model_state, tokens, batch, None)
+        features = self._masked_features(params, model_state, whole, everywhere)
         found, probabilities = likeliest(features, *output_layer(self.model, params))
         return {"prediction": found, "probability": probabilities}

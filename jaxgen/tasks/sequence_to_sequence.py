@@ -13,7 +13,7 @@ from jaxgen.errors import UsageError
 from jaxgen.generate.transformer import EncoderDecoder
 from jaxgen.metrics import AnyArray, Mean, Metric
 from jaxgen.models.t5 import T5
-from jaxgen.objectives import FRACTION, SPAN_LENGTH, content_rngs, corrupt_spans, spans_shapes
+from jaxgen.objectives import FRACTION, SPAN_LENGTH, content_rngs, corrupt_spans, spans_shapes, split_prefix
 from jaxgen.tasks.base import (
     check_text,
     check_vocabulary,
@@ -178,3 +178,56 @@ class SpanCorruption(SequenceToSequence):
             "labels": jnp.where(corrupted.weights > 0, corrupted.targets, -1),
         }
         return super().loss(params, model_state, carry, pairs, context)
+
+
+@dataclass(frozen=True)
+class PrefixLanguageModelling(SequenceToSequence):
+    """Predicts how `tokens` int32 [batch, time] go on after a part of them: other parts at each step.
+
+    That is the prefix language modelling of Raffel et al. 2020 (section 3.2.1); see `jaxgen.objectives.split_prefix`.
+    The encoder reads the prefix, the decoder writes the rest. Evaluation cuts each text at the same place always. A
+    batch may say more: `lengths` and `weight`, as in `SequenceToSequence`.
+
+    Attributes:
+        model: as in `SequenceToSequence`.
+        start_token: what the decoder begins with, and what fills prefixes up.
+        label_smoothing: as in `SequenceToSequence`.
+        tokenizer: as in `SequenceToSequence`.
+        end_token: what ends prefixes and what follows them.
+    """
+
+    end_token: int = 1
+
+    def check(self, source: Any) -> None:
+        """Checks that a data source is a text, of the model's vocabulary; raises UsageError where it isn't."""
+        check_text(source, ("tokens",), self.tokenizer)
+        check_vocabulary(source, self.model.vocabulary_size)
+
+    def loss(
+        self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
+    ) -> tuple[dict[str, Mean], Outputs]:
+        """Gives what `SequenceToSequence` gives, of what follows each text's prefix."""
+        tokens = jnp.asarray(batch["tokens"]).astype(jnp.int32)
+        lengths = jnp.asarray(batch.get("lengths", jnp.full(len(tokens), tokens.shape[1])))
+        rngs = context.example_rngs() if context.train else content_rngs(tokens)
+        pairs = {**batch, **self.pairs(tokens, lengths, split_prefix(rngs, lengths))}
+        return super().loss(params, model_state, carry, pairs, context)
+
+    def pairs(
+        self,
+        tokens: Int32[Array, "batch time"],
+        lengths: Integer[Array, " batch"],
+        prefixes: Int32[Array, " batch"],
+    ) -> dict[str, Array]:
+        """Gives prefixes as `tokens` and `lengths`, and what follows them as `labels`, each with the end token."""
+        # A text of one token has no prefix, so that with its end it takes two places.
+        place = jnp.arange(max(tokens.shape[1], 2))
+        read = jnp.pad(tokens, ((0, 0), (0, len(place) - tokens.shape[1])))
+        prefixes, lengths = prefixes[:, None], lengths[:, None]
+        source = jnp.where(
+            place < prefixes, read, jnp.where(place == prefixes, self.end_token, self.start_token)
+        )
+        rest = jnp.take_along_axis(read, jnp.minimum(prefixes + place, len(place) - 1), axis=1)
+        left = lengths - prefixes
+        labels = jnp.where(place < left, rest, jnp.where(place == left, self.end_token, -1))
+        return {"tokens": source, "lengths": prefixes[:, 0] + 1, "labels": labels}

@@ -2,10 +2,11 @@
 
 import pytest
 
-from jaxgen.data import docstrings
+from jaxgen.data import docstrings, tables, text
 from jaxgen.data.docstrings import Docstring, find_docstrings, first_sentence, first_words, name_in_words
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.tokenizers import Bytes
+from jaxgen.errors import JaxgenError, UsageError
 
 BODY = "It has so many words that there is something to be said of it in short."
 
@@ -112,3 +113,56 @@ def test_simple_rules():
     assert name_in_words("heapq.py Heap.nsmallest_of") == "nsmallest of"
     assert name_in_words("a.py HTTPServerError2") == "http server error 2"
     assert name_in_words("xml/etree/ElementTree.py") == "py"
+
+
+def test_all_docstrings_are_on_the_side_of_their_pairs(data_dir, table):
+    texts = dict(
+        zip(
+            ("train", "validation", "test"),
+            text.read_splits("docstring_text", ("train", "validation", "test"), data_dir=data_dir),
+            strict=True,
+        )
+    )
+    whole = {split: "\n".join(of_split.documents) for split, of_split in texts.items()}
+    assert len(whole["train"]) > 20 * len(table.splits["train"])
+    held_out = [row for split in ("validation", "test") for row in table.splits[split]]
+    assert not any(row.text in whole["train"] for row in held_out)
+    of_test = [row.text in whole["test"] for row in table.splits["test"]]
+    assert sum(of_test) > 0.9 * len(of_test), "some stand in several files, and so in none here"
+
+
+def test_packages_have_docstrings_in_every_split_and_none_twice(data_dir):
+    table = tables.read("docstring_packages", labelled=True, data_dir=data_dir)
+    assert len(table.class_names) == 12 and table.class_names == tuple(sorted(table.class_names))
+    for rows in table.splits.values():
+        assert {row.other for row in rows} == set(table.class_names)
+    everything = [row.text for rows in table.splits.values() for row in rows]
+    assert len(everything) == len(set(everything)) > 2000
+    sizes = {split: len(rows) / len(everything) for split, rows in table.splits.items()}
+    assert 0.15 < sizes["test"] < 0.25 and 0.07 < sizes["validation"] < 0.13
+
+
+def test_tables_of_another_kind_are_refused(data_dir, tmp_path):
+    with pytest.raises(UsageError, match="docstrings holds no texts with classes: take docstring_packages"):
+        tables.read("docstrings", labelled=True, data_dir=data_dir)
+    with pytest.raises(UsageError, match="pydocs holds no pairs of texts: take docstrings"):
+        tables.read("pydocs", labelled=False, data_dir=data_dir)
+    with pytest.raises(UsageError, match="unknown file or directory"):
+        tables.read(str(tmp_path / "nothing.tsv"), labelled=True)
+
+
+def test_a_trained_model_reads_all_rows_of_a_file_but_only_its_own_classes(data_dir, tmp_path):
+    file = tmp_path / "labels.tsv"
+    file.write_text("one\ta\ntwo\tb\nthree\ta\n")
+    table, split = tables.read_split(str(file), None, ("a", "b", "c"))
+    assert [row.other for row in table.splits[split]] == ["a", "b", "a"] and table.class_names == (
+        "a",
+        "b",
+        "c",
+    )
+    with pytest.raises(JaxgenError, match="line 2: no training text has the label 'b'; they have a, c"):
+        tables.read_split(str(file), None, ("a", "c"))
+    table, split = tables.read_split("docstrings", None, (), data_dir=data_dir)
+    assert split == "test" and len(table.splits[split]) > 50
+    with pytest.raises(UsageError, match="split"):
+        tables.read_split("docstrings", "rest", (), data_dir=data_dir)

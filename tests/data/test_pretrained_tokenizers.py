@@ -13,7 +13,7 @@ import tokenizers
 
 from jaxgen.data.pretrained_tokenizers import open_tokenizer, write_tokenizer
 from jaxgen.data.sentencepieces import SentencePieces
-from jaxgen.data.subwords import SpecialTokens, Subwords, t5_tokens
+from jaxgen.data.subwords import BERT_TOKENS, SpecialTokens, Subwords, t5_tokens
 from jaxgen.data.tokenizers import Tokenizer, Words, digest, load, save
 from jaxgen.errors import JaxgenError, UsageError
 
@@ -118,7 +118,7 @@ def test_case_counts_if_it_is_said_to():
 @pytest.mark.parametrize(
     "train",
     [
-        lambda: Subwords.train_word_pieces(iter(TEXTS), 600),
+        lambda: Subwords.train(iter(TEXTS), 600, "wordpiece", BERT_TOKENS),
         lambda: Subwords.train(iter(TEXTS), 400, "bpe", GPT_TOKENS),
         lambda: Subwords.train(iter(TEXTS), 400, "unigram", t5_tokens(10)),
     ],
@@ -156,6 +156,21 @@ def test_written_and_opened_it_is_the_same(made, tmp_path):
     assert digest(opened) == digest(made) and opened == made
     (tmp_path / "tokenizer_config.json").unlink()  # the usual names tell the roles as well
     assert open_tokenizer(tmp_path).special == made.special
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_word_pieces_are_written_as_a_list_too(lowercase, tmp_path):
+    made = Subwords.train_word_pieces(TEXTS, 600, lowercase=lowercase)
+    write_tokenizer(made, tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    assert digest(open_tokenizer(tmp_path)) == digest(made)
+
+
+def test_word_pieces_that_a_list_does_not_tell_are_not_written_as_one(tmp_path):
+    library = tokenizers.Tokenizer.from_str(BERT.serialised)
+    library.normalizer = tokenizers.normalizers.Lowercase()
+    write_tokenizer(Subwords(library.to_str(), "wordpiece", BERT_TOKENS), tmp_path)
+    assert not (tmp_path / "vocab.txt").exists() and ids(open_tokenizer(tmp_path)) != ids(BERT)
 
 
 @pytest.mark.parametrize("made", [BERT, GPT, T5], ids=["bert", "gpt", "t5"])
@@ -287,7 +302,8 @@ def test_directories_that_are_no_use_are_one_line(files, told, tmp_path):
             lambda: Subwords.train_word_pieces(["ab ba"], 9),
             "9 is too small: the characters of the text are 4",
         ),
-        (lambda: Subwords.train_word_pieces(TEXTS, 900, SpecialTokens()), "no unknown token"),
+        (lambda: Subwords.train(TEXTS, 900, "wordpiece"), "no unknown token"),
+        (lambda: Subwords.train(TEXTS, 900, "wordlevel"), "unknown model of subwords to train 'wordlevel'"),
         (
             lambda: write_tokenizer(Words(("a",)), Path("none")),
             "a tokenizer of words has no form that others open",

@@ -15,6 +15,7 @@ from jaxgen.data.streams import (
     make_tokenizer,
     training_streams,
 )
+from jaxgen.data.subwords import BERT_TOKENS, t5_tokens
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Bytes, Characters, Words
 from jaxgen.errors import JaxgenError, UsageError
@@ -120,6 +121,23 @@ def test_tokenizers_learn_from_the_training_text_but_for_alphabets():
     assert make_tokenizer("bytes", texts, 10, True) == Bytes()
     with pytest.raises(UsageError, match="unknown tokenizer 'word'; did you mean words"):
         make_tokenizer("word", texts, 10, True)
+    pieces = make_tokenizer("wordpiece", texts, 30, True).vocabulary
+    assert pieces[0] == "[UNK]" and "ab" in pieces and "x" not in pieces
     assert not any(
         "x" in token and "y" in token for token in make_tokenizer("bpe", texts, 300, True).vocabulary
     )
+
+
+def test_tokenizers_with_special_tokens():
+    texts = [text_of("Ab ab c", "[MASK] ab")]
+    bert = make_tokenizer("wordpiece", texts, 30, False, BERT_TOKENS)
+    assert bert.special == BERT_TOKENS and {"Ab", "##b"} <= set(bert.vocabulary)
+    for kind in ("bpe", "unigram"):
+        t5 = make_tokenizer(kind, texts, 300, True, t5_tokens(4))
+        assert t5.vocabulary[:3] == ["<pad>", "</s>", "<unk>"] and t5.vocabulary[-1] == "<extra_id_0>"
+    for kind in ("characters", "bytes", "words"):
+        with pytest.raises(
+            UsageError,
+            match=rf"a tokenizer of {kind} has no special tokens, such as \[PAD\]: take bpe, unigram",
+        ):
+            make_tokenizer(kind, texts, 300, True, BERT_TOKENS)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxgen.data.subwords import BERT_TOKENS
 from jaxgen.data.tokenizers import Bytes, Characters, Subwords, Words, digest, load, save
 from jaxgen.errors import JaxgenError, UsageError
 
@@ -20,6 +21,7 @@ MADE = {
     "words": Words.train(TEXTS, 12),
     "bpe": Subwords.train(TEXTS, 300),
     "unigram": Subwords.train(TEXTS, 300, "unigram"),
+    "wordpiece": Subwords.train(TEXTS, 60, "wordpiece", BERT_TOKENS),
 }
 
 

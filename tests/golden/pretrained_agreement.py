@@ -58,7 +58,7 @@ def outputs(model: GPT | BERT | T5, params: dict, results: dict) -> dict[str, np
     if isinstance(model, BERT):
         renamed = {
             "masked": "prediction_logits" if "prediction_logits" in results else "logits",
-            "next_sentence": "seq_relationship_logits",
+            "next_sentence": "seq_relationship_logits" if "seq_relationship_logits" in results else "logits",
             "classification": "logits",
             "tokens": "logits",
             "pooled": "pooler_output",

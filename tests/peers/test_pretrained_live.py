@@ -12,6 +12,7 @@ from golden.pretrained_agreement import check_directory
 
 from jaxgen import pretrained
 from jaxgen.data.pretrained_tokenizers import write_tokenizer
+from jaxgen.data.subwords import Subwords
 from jaxgen.data.tokenizers import Bytes, Characters
 from jaxgen.pretrained.runs import export_run, import_run
 from jaxgen.saved_run import SavedRun
@@ -133,3 +134,22 @@ def test_a_run_that_is_exported_opens_in_transformers(
         theirs = model(torch.tensor([ids])).logits.numpy()
     ours, _ = saved.task.model.apply({"params": saved.state.params}, np.array([ids], np.int32))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_word_pieces_open_in_transformers(lowercase: bool, peer: ModuleType, tmp_path: Path) -> None:
+    """As `tokenizer.json`, and by their list alone."""
+    import transformers
+
+    texts = ["The cats aren't on a mat: élan!", "A cat, the mat"]
+    made = Subwords.train_word_pieces(texts * 2, 80, lowercase=lowercase)
+    write_tokenizer(made, tmp_path)
+    opened = [transformers.AutoTokenizer.from_pretrained(tmp_path)]
+    (tmp_path / "tokenizer.json").unlink()
+    opened.append(transformers.BertTokenizer.from_pretrained(tmp_path))
+    for pair in (texts, ["The [MASK] Élan?", "unknown \u4e00\u4e8c"]):
+        ids, types = made.encode_pair(*pair)
+        for theirs in opened:
+            found = theirs(*pair)
+            assert found["input_ids"] == ids.tolist() and found["token_type_ids"] == types.tolist()
+            assert theirs.mask_token_id == made.special_id("mask")

@@ -1,0 +1,89 @@
+"""T5 on the docstrings of Python's standard library: it learns from the text, then to write first lines. No network.
+
+python -m experiments.docstrings_t5                          # then to write first lines
+python -m experiments.docstrings_t5 --fine-tune pairs.tsv    # or your own pairs, a line `source TAB target` each
+python -m experiments.docstrings_t5 --fine-tune None         # span corruption alone
+jaxgen predict runs/docstrings_t5/DATE-TIME-text "Raises ValueError if the value is not present."
+jaxgen fine-tune runs/docstrings_t5/DATE-TIME --data pairs.tsv --head text
+"""
+
+from dataclasses import dataclass
+
+from jaxgen.data import Source
+from jaxgen.data.tokenizers import digest
+from jaxgen.experiment import Experiment
+from jaxgen.models import T5
+from jaxgen.run import main
+from jaxgen.tasks import SpanCorruption
+from jaxgen.text_config import T5TextConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(T5TextConfig):
+    """A T5."""
+
+    data: str = "docstring_text"
+    """The text: docstring_text, pydocs or pycode (no network), a tfds set of text, or the path of a file or directory
+    of files."""
+    fine_tune: str | None = "docstrings"
+    """A table of texts and what is to be written of them, to fine-tune on afterwards: docstrings (no network), or a
+    TSV file."""
+    steps: int | None = 3000
+    """Length of the run in steps; --steps None for that in epochs."""
+    optimizer: str = "adamw"
+    """Any Optax optimiser by its Optax name (adam, adamw, sgd, lion, ...), or momentum."""
+    learning_rate: float | None = 2e-3
+    """Peak of the learning rate."""
+    schedule: str = "linear"
+    """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
+    warmup_steps: int = 300
+    """Steps over which the learning rate rises from 0 to its peak."""
+    weight_decay: float = 0.01
+    """Decay of weights (not of biases and scales), for optimisers that have it, else added."""
+    clip_norm: float | None = 1.0
+    """Clip gradients to this global norm."""
+    evaluate_every: int | None = 500
+    """Steps between evaluations."""
+
+
+def make_task(config: Config, train: Source) -> SpanCorruption:
+    """Makes the task for a training text: its vocabulary, with sentinels."""
+    tokenizer = train.text.tokenizer
+    model = T5(
+        vocabulary_size=train.num_classes,
+        embedding_size=config.embedding_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        head_size=config.embedding_size // config.num_heads,
+        feed_forward_size=config.feed_forward_size or 4 * config.embedding_size,
+        dropout=config.dropout,
+    )
+    return SpanCorruption(
+        model,
+        start_token=tokenizer.special_id("pad"),
+        tokenizer=digest(tokenizer),
+        first_sentinel=int(tokenizer.sentinel_ids[0]),
+        end_token=tokenizer.special_id("end"),
+    )
+
+
+EXPERIMENT = Experiment(
+    name="docstrings_t5",
+    config=Config,
+    task=make_task,
+    summary="T5, span corruption, then first lines of docstrings",
+    data="docstrings of Python's standard library (no network)",
+    time="",
+    reference="",
+    smoke={
+        "num_layers": 1,
+        "embedding_size": 64,
+        "sequence_length": 32,
+        "batch_size": 8,
+        "vocabulary_size": 1000,
+        "fine_tune": None,
+    },
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

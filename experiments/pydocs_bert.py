@@ -1,0 +1,117 @@
+"""BERT on Python's own language reference, which every Python holds: it learns to fill in hidden words. No network.
+
+python -m experiments.pydocs_bert
+python -m experiments.pydocs_bert --fine-tune docstring_packages     # then it learns which package a docstring is of
+python -m experiments.pydocs_bert --fine-tune labels.tsv             # or your own classes, a line `text TAB label` each
+python -m experiments.pydocs_bert --data docstring_text              # on all docstrings of the standard library
+jaxgen predict runs/pydocs_bert/DATE-TIME "The [MASK] statement is used to raise exceptions."
+jaxgen fine-tune runs/pydocs_bert/DATE-TIME --data labels.tsv --head classification
+"""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jaxgen.data import Source
+from jaxgen.data.streams import tokens_of
+from jaxgen.experiment import Experiment
+from jaxgen.models import BERT
+from jaxgen.run import main
+from jaxgen.tasks import MaskedLanguageModelling
+from jaxgen.text_config import BERTTextConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(BERTTextConfig):
+    """A BERT."""
+
+    fine_tune: str | None = None
+    """A table of texts and their classes to fine-tune on afterwards: docstring_packages (no network), or a TSV file."""
+    steps: int | None = 3000
+    """Length of the run in steps; --steps None for that in epochs."""
+    optimizer: str = "adamw"
+    """Any Optax optimiser by its Optax name (adam, adamw, sgd, lion, ...), or momentum."""
+    learning_rate: float | None = 1e-3
+    """Peak of the learning rate."""
+    schedule: str = "linear"
+    """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
+    warmup_steps: int = 300
+    """Steps over which the learning rate rises from 0 to its peak."""
+    weight_decay: float = 0.01
+    """Decay of weights (not of biases and scales), for optimisers that have it, else added."""
+    clip_norm: float | None = 1.0
+    """Clip gradients to this global norm."""
+    evaluate_every: int | None = 500
+    """Steps between evaluations."""
+
+
+def make_task(config: Config, train: Source) -> MaskedLanguageModelling:
+    """Makes the task for a training text: its vocabulary, with special tokens."""
+    model = BERT(
+        vocabulary_size=train.num_classes,
+        context_length=config.sequence_length,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        embedding_size=config.embedding_size,
+        feed_forward_size=config.feed_forward_size,
+        activation="gelu",
+        dropout=config.dropout,
+    )
+    return MaskedLanguageModelling.of(model, train.text.tokenizer, config.masked_fraction)
+
+
+def count(task: MaskedLanguageModelling, train: Source, test: Source) -> dict[str, float]:
+    """Gives the accuracy of guesses by counts alone, for the same hidden tokens of the test split.
+
+    `unigram` always guesses the most frequent token. `bigram` takes the token that most likely comes between its two
+    neighbours as the model sees them, from counts of pairs, smoothed by the counts of single tokens.
+    """
+    tokens, size = tokens_of(train), train.num_classes
+    single = np.bincount(tokens, minlength=size) + 1e-3
+    share = single / single.sum()
+    pairs = np.zeros((size, size), np.float32)
+    np.add.at(pairs, (tokens[:-1], tokens[1:]), 1)
+    after = (pairs + share) / (single + 1)[:, None]
+    hits = {"unigram": 0.0, "bigram": 0.0}
+    total = 0.0
+    hide = jax.jit(task.hide_to_evaluate)
+    for row in range(0, len(test), 64):
+        batch = test.gather(range(row, min(row + 64, len(test))))
+        hidden = jax.device_get(hide(batch))
+        for inputs, positions, labels, weights in zip(*hidden, strict=True):
+            there = weights > 0
+            places, answers = positions[there], labels[there]
+            left, right = inputs[places - 1], inputs[np.minimum(places + 1, len(inputs) - 1)]
+            unknown = {task.mask_token, *task.special_tokens}
+            likely = np.tile(np.log(share), (len(places), 1))
+            seen = ~np.isin(left, list(unknown))
+            likely[seen] = np.log(after[left[seen]])
+            seen = ~np.isin(right, list(unknown))
+            likely[seen] += np.log(after[:, right[seen]].T)
+            hits["bigram"] += (likely.argmax(axis=1) == answers).sum()
+            hits["unigram"] += (share.argmax() == answers).sum()
+            total += len(places)
+    return {f"{name}/accuracy": float(found / total) for name, found in hits.items()}
+
+
+EXPERIMENT = Experiment(
+    name="pydocs_bert",
+    config=Config,
+    task=make_task,
+    summary="BERT, masked language model",
+    data="Python's language reference (no network)",
+    time="",
+    reference="",
+    smoke={
+        "num_layers": 1,
+        "embedding_size": 64,
+        "sequence_length": 32,
+        "batch_size": 8,
+        "vocabulary_size": 1000,
+    },
+    baselines=count,
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

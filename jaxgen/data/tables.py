@@ -1,0 +1,67 @@
+"""Tables of texts by name: sets that come with Python, or the path of files."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jaxgen.data import builders, docstrings, tsv
+from jaxgen.data.sequences import Table
+from jaxgen.errors import UsageError, unknown
+
+_LABELLED = {"docstring_packages": docstrings.read_packages}
+_PAIRS = {"docstrings": docstrings.read}
+
+
+def read(name: str, *, labelled: bool, data_dir: Path | str | None = None, encoding: str = "utf-8") -> Table:
+    """Reads texts with their classes, or with texts to write.
+
+    Args:
+        name: `docstring_packages` (with classes) or `docstrings` (with texts), which need no network; or the path of a
+            file, or of a directory of files, as `jaxgen.data.tsv` reads them.
+        labelled: whether there are to be classes.
+        data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
+        encoding: of files.
+
+    Raises:
+        UsageError: for an unknown file or encoding, or a set of another kind.
+        JaxgenError: for what can't be had or read, or is no such table.
+    """
+    wanted, others = (_LABELLED, _PAIRS) if labelled else (_PAIRS, _LABELLED)
+    if name in wanted:
+        return wanted[name](data_dir)
+    if name in others or (builders.known(name) and not Path(name).exists()):
+        told = "texts with classes" if labelled else "pairs of texts"
+        raise UsageError(f"{name} holds no {told}: take {', '.join(wanted)}, or the path of a TSV")
+    return tsv.read_labelled(name, encoding) if labelled else tsv.read_pairs(name, encoding)
+
+
+def read_split(
+    name: str,
+    split: str | None,
+    class_names: Sequence[str],
+    *,
+    data_dir: Path | str | None = None,
+    encoding: str = "utf-8",
+) -> tuple[Table, str]:
+    """Reads what a trained model is evaluated on, and names the split that it is.
+
+    Args:
+        name: as for `read`.
+        split: of it; None for all rows of files, and of a set for the test split.
+        class_names: those of the model; none where texts are to be written.
+        data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
+        encoding: of files.
+
+    Raises:
+        UsageError: as `read`, and for an unknown split.
+        JaxgenError: as `read`, and for other classes than the model's.
+    """
+    if split is None and name not in (*_LABELLED, *_PAIRS):
+        return tsv.read_all(name, class_names, encoding), "all"
+    table = read(name, labelled=bool(class_names), data_dir=data_dir, encoding=encoding)
+    split = split or "test"
+    if split not in table.splits:
+        raise unknown("split", split, table.splits)
+    if class_names:
+        tsv.check_labels(table.splits[split], class_names)
+    return replace(table, class_names=tuple(class_names)), split
