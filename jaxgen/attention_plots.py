@@ -18,33 +18,51 @@ from jaxgen.text_plots import visible
 _UNSEEN = "#EEEEEE"
 _SPACE = "␣"
 _LONGEST_NAME = 12
+_ROWS_AND_COLUMNS = "each row is a token, its columns those that it looks at"
+_TITLES = {
+    "encoder_attention": f"attention in the text that is read: {_ROWS_AND_COLUMNS}",
+    "decoder_attention": f"attention in the text that is written: {_ROWS_AND_COLUMNS}",
+    "cross_attention": "attention from the text that is written (rows) to the text that was read (columns)",
+}
 # In inches: of a map, what a token has room for, and the picture's width; in points, letters that can be read.
 _LEAST_SIZE, _TOKEN_SIZE, _WIDTH = 1.5, 0.085, 24.0
 _LEAST_FONT, _FONT = 5.0, 8.0
 
 
 @styled
-def attention_maps(tokens: Sequence[str], weights: Float[np.ndarray, "layers heads queries keys"]) -> Figure:
+def attention_maps(
+    queries: Sequence[str],
+    keys: Sequence[str],
+    weights: Float[np.ndarray, "layers heads queries keys"],
+    name: str = "attention",
+) -> Figure:
     """Draws the attention of all heads over a text: layers below each other, heads side by side.
 
     In each map a row is a token, and the columns are those that it looks at; what no head may see is grey. The colours
     favour small weights. Where tokens have no room for their names, only some are named.
 
     Args:
-        tokens: the text in parts.
+        queries: the text in parts.
+        keys: what it looks at: the same, or another text.
         weights: that each token gives to each, from 0 to 1.
+        name: what this is, for the title: `attention`, or of an encoder and decoder `encoder_attention`,
+            `decoder_attention`, `cross_attention`.
 
     Raises:
         JaxgenError: for another number of tokens than the weights have.
     """
-    layers, heads, time, _ = weights.shape
-    if weights.shape[2:] != (len(tokens), len(tokens)):
-        raise JaxgenError(f"there are {len(tokens)} tokens, but weights of {time} for {weights.shape[3]}")
+    layers, heads, rows, columns = weights.shape
+    if (rows, columns) != (len(queries), len(keys)):
+        raise JaxgenError(
+            f"there are {len(queries)} tokens and {len(keys)}, but weights of {rows} for {columns}"
+        )
     if not weights.size:
         return message("no attention to draw")
-    size = max(_LEAST_SIZE, min(_TOKEN_SIZE * time, _WIDTH / heads))
-    room = 0.85 * 72 * size / time
-    figure = new_figure(heads * (size + 0.08) + 1.3, layers * (size + 0.12) + 1.2)
+    # All cells are squares of one size.
+    cell = max(_LEAST_SIZE / max(rows, columns), min(_TOKEN_SIZE, _WIDTH / heads / columns))
+    width, height = cell * columns, cell * rows
+    room = 0.85 * 72 * cell
+    figure = new_figure(heads * (width + 0.08) + 1.3, layers * (height + 0.12) + 1.2)
     maps = figure.subplots(layers, heads, squeeze=False)
     shown = np.where((weights != 0).any(axis=(0, 1)), weights, np.nan)
     colours = matplotlib.colormaps["Blues"].with_extremes(bad=_UNSEEN)
@@ -52,24 +70,30 @@ def attention_maps(tokens: Sequence[str], weights: Float[np.ndarray, "layers hea
         drawn = axes.imshow(
             shown[layer, head], cmap=colours, norm=PowerNorm(0.5, 0, 1), interpolation="nearest"
         )
-        _name(axes, tokens, room, left=head == 0, below=layer == layers - 1)
+        _name(axes, queries, keys, room, left=head == 0, below=layer == layers - 1)
         if layer == 0:
             axes.set_title(f"head {head + 1}")
         if head == 0:
             axes.set_ylabel(f"layer {layer + 1}", fontsize=10)
-    figure.suptitle("attention: each row is a token, its columns those that it looks at")
+    figure.suptitle(_TITLES.get(name, f"attention: {_ROWS_AND_COLUMNS}"))
     figure.colorbar(drawn, ax=maps, label="weight", fraction=0.02, aspect=30, ticks=[0, 0.05, 0.2, 0.5, 1])
     return figure
 
 
-def _name(axes: Axes, tokens: Sequence[str], room: float, left: bool, below: bool) -> None:
+def _name(
+    axes: Axes, queries: Sequence[str], keys: Sequence[str], room: float, left: bool, below: bool
+) -> None:
     """Writes tokens along the outer edges of the maps, as many as have room."""
-    places = range(0, len(tokens), math.ceil(_LEAST_FONT / room))
-    names = [_shown(tokens[place]) for place in places]
-    upright = max(map(len, names)) > 1
     font: Any = {"fontsize": min(_FONT, max(room, _LEAST_FONT)), "family": "monospace"}
+
+    def named(tokens: Sequence[str]) -> tuple[range, list[str]]:
+        places = range(0, len(tokens), math.ceil(_LEAST_FONT / room))
+        return places, [_shown(tokens[place]) for place in places]
+
+    places, names = named(keys)
+    upright = max(map(len, names)) > 1
     axes.set_xticks(places if below else [], names if below else [], rotation=90 if upright else 0, **font)
-    axes.set_yticks(places if left else [], names if left else [], **font)
+    axes.set_yticks(*(named(queries) if left else ([], [])), **font)
     axes.tick_params(length=0, pad=2)
 
 

@@ -23,6 +23,7 @@ _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
 _COMMANDS = ("compare", "data", "embed", "evaluate", "export", "import", "list", "plot", "predict", "sample")
+_READ_AND_WRITE = ("PrefixLanguageModelling", "SequenceToSequence", "SpanCorruption")
 _Run = Annotated[Positional[Path], arg(metavar="RUN")]
 
 
@@ -76,29 +77,15 @@ def plot(
 
     Args:
         run: the run directory.
-        text: a text to show a language model's attention over, or its hidden units, these also here.
+        text: a text to show a model's attention over, or its hidden units, these also here; a T5 reads it, and writes.
         unit: the hidden units to show; by default those that vary most.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
-    from jaxgen.saved_run import SavedRun, draw_attention, draw_hidden_units
+    from jaxgen.plot_text import plot_text
+    from jaxgen.saved_run import SavedRun
 
     if text is not None or unit:
-        from rich.console import Console
-
-        from jaxgen.text_plots import hidden_units_text
-
-        saved = SavedRun(run, data_dir)
-        writer = saved.writer
-        if writer.attends:
-            if unit:
-                raise UsageError(
-                    "the model has attention, not hidden units that it carries on: leave out --unit"
-                )
-            print(*draw_attention(saved.directory, *writer.attention(text or "")))
-            return
-        parts, activations = writer.activations(text or "")
-        Console().print(hidden_units_text(parts, activations, unit or None), soft_wrap=True)
-        print(*draw_hidden_units(saved.directory, parts, activations, unit or None))
+        plot_text(SavedRun(run, data_dir), text or "", unit)
         return
     for path in SavedRun(run, data_dir).plot():
         print(path)
@@ -114,10 +101,11 @@ def predict(
     """Predict the classes of pictures: a table, a CSV of all probabilities, and a sheet of the pictures beside it.
 
     A masked language model fills texts in: give them in the place of files, with [MASK] where a token is to be found.
+    An encoder-decoder writes for texts, or for those of a table: FILE.tsv, source or source TAB target.
 
     Args:
         run: the run directory.
-        inputs: pictures (PNG, JPEG, BMP, GIF), and folders of them; or texts.
+        inputs: pictures (PNG, JPEG, BMP, GIF), and folders of them; or texts, or a table of them.
         output: where the CSV goes; by default predictions.csv in the run directory.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
@@ -129,6 +117,11 @@ def predict(
     saved = SavedRun(run, data_dir)
     if saved.config["task"]["kind"] == "MaskedLanguageModelling":
         _fill(saved, inputs)
+        return
+    if saved.config["task"]["kind"] in _READ_AND_WRITE:
+        from jaxgen.text_to_text import print_written
+
+        print_written(saved, inputs, output)
         return
     files = tuple(map(Path, inputs))
     given, output = output is not None, run / "predictions.csv" if output is None else output
@@ -214,13 +207,14 @@ def sample(
     num_samples: int = 1,
     seed: int = 0,
     drop_unknown: bool = False,
+    past_end: bool = False,
     output: Path | None = None,
 ) -> None:
     """Let a language model write: one text appears as it is written, several one after the other.
 
     Args:
         run: the run directory.
-        prompt: what to go on from; several for a text each. By default the end of a line.
+        prompt: what to go on from, or a T5 to read; several for a text each. By default the end of a line.
         max_tokens: new tokens of a text, at most; by default 400, or what the model's window has room for.
         temperature: below 1 for likelier tokens, above for wilder ones; 0 takes the likeliest.
         top_k: draw from so many of the likeliest tokens only.
@@ -233,6 +227,7 @@ def sample(
         num_samples: texts for each prompt.
         seed: of what is drawn.
         drop_unknown: leave characters out of the prompt that the model doesn't know.
+        past_end: go on where the model writes the token that ends texts.
         output: a file that the texts are written to as well.
     """
     from jaxgen.generate import Sampler
@@ -255,6 +250,7 @@ def sample(
         "num_samples": num_samples,
         "seed": seed,
         "drop_unknown": drop_unknown,
+        "past_end": past_end,
     }
     print_samples(SavedRun(run).writer, prompt, options, output)
 

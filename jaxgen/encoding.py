@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, Float32, Int32, Integer
 from jaxgen import pretrained
 from jaxgen.data.pretrained_tokenizers import open_tokenizer
 from jaxgen.data.subwords import Subwords
-from jaxgen.data.tokenizers import Tokenizer
+from jaxgen.data.tokenizers import Tokenizer, encode_sequence
 from jaxgen.errors import UsageError, shown
 from jaxgen.files import read_json
-from jaxgen.generate.prompts import bucket, pad_prompts
+from jaxgen.generate.prompts import pad_to_bucket
 from jaxgen.metrics import AnyArray
 from jaxgen.models import BERT
 from jaxgen.saved_run import SavedRun
@@ -82,7 +82,8 @@ class Encoder:
             features: Any = self.model.apply({"params": params}, tokens, lengths=lengths, method="features")
             return mean_pooled(features, lengths)
 
-        return np.asarray(read(self.params, *self._padded([self._encoded(text) for text in texts])))
+        rows = [encode_sequence(self.tokenizer, text) for text in texts]
+        return np.asarray(read(self.params, *self._padded(rows)))
 
     def fill(self, text: str, count: int = 5) -> list[list[tuple[str, float]]]:
         """Gives the likeliest tokens for each mask of a text, with their probabilities.
@@ -93,7 +94,7 @@ class Encoder:
         if "masked" not in self.model.heads or not isinstance(self.tokenizer, Subwords):
             raise UsageError("the model can't fill masks: it has no head for it, or no such tokenizer")
         mask = self.tokenizer.special.find("mask")
-        tokens = self._encoded(text)
+        tokens = encode_sequence(self.tokenizer, text)
         (places,) = np.nonzero(tokens == self.tokenizer.special_id("mask"))
         if not len(places):
             raise UsageError(f"the text has no {mask}: put it where a token is to be found")
@@ -121,12 +122,6 @@ class Encoder:
             for row, tokens in zip(found, best, strict=True)
         ]
 
-    def _encoded(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        tokenizer = self.tokenizer
-        if isinstance(tokenizer, Subwords) and tokenizer.special.cls and tokenizer.special.sep:
-            return tokenizer.encode_pair(text)[0]
-        return tokenizer.encode(text)
-
     def _padded(
         self, rows: list[Int32[np.ndarray, "..."]]
     ) -> tuple[Int32[np.ndarray, "texts time"], Int32[np.ndarray, " texts"]]:
@@ -136,5 +131,4 @@ class Encoder:
         longest, context = max(map(len, rows)), self.model.context_length
         if longest > context:
             raise UsageError(f"a text has {longest} tokens, the model sees {context}: shorten it")
-        tokens, lengths = pad_prompts(rows)
-        return np.pad(tokens, ((0, 0), (0, bucket(longest, context) - longest))), lengths
+        return pad_to_bucket(rows, context)

@@ -15,6 +15,8 @@ def print_samples(
 ) -> None:
     """Prints what a model writes, prompts included: a single text chunk by chunk, several with a line above each.
 
+    A text that was read stands on lines of its own, before what is written for it.
+
     Args:
         writer: the model.
         prompts: what to go on from.
@@ -31,6 +33,8 @@ def print_samples(
     chunks = writer.stream(prompts, **options)
     if options.get("drop_unknown"):
         prompts = [writer.known(prompt) for prompt in prompts]
+    if writer.reads:
+        prompts = [f"{prompt}\n" for prompt in prompts]
     given = [prompt for prompt in prompts for _ in range(options.get("num_samples", 1))]
     if len(given) == 1:
         texts = [given[0]]

@@ -24,7 +24,7 @@ from jaxgen.run_directory import RunDirectory
 from jaxgen.train.checkpoint import Checkpoints
 from jaxgen.train.evaluate import BATCH_SIZE, Evaluator, predict_source, predict_split
 from jaxgen.train.state import TrainState
-from jaxgen.writing import Writer
+from jaxgen.writing import Attention, Writer
 
 # Tokens of a held-out text whose hidden units are drawn, and whose attention.
 _PASSAGE, _ATTENTION_PASSAGE = 700, 32
@@ -320,7 +320,7 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
         writer, tokens = Writer(task, state, source.text.tokenizer), streams.tokens_of(source)
         if writer.attends:
             passage = tokens[: min(_ATTENTION_PASSAGE, source.text.sequence_length)]
-            paths += draw_attention(directory, *writer.attention_of(passage))
+            paths += draw_attention(directory, writer.attention_of(passage))
         else:
             paths += draw_hidden_units(directory, *writer.activations_of(tokens[:_PASSAGE]))
     if predictions is not None:
@@ -339,12 +339,14 @@ def draw_hidden_units(
     return plots.save({"hidden_units": hidden_units(parts, activations, units)}, directory.plots)
 
 
-def draw_attention(directory: RunDirectory, parts: Sequence[str], weights: np.ndarray) -> list[Path]:
-    """Draws the attention of all heads over a text, and gives the file."""
+def draw_attention(directory: RunDirectory, found: Mapping[str, Attention]) -> list[Path]:
+    """Draws the attention of all heads over a text, and gives the files: one of each name."""
     from jaxgen import plots
     from jaxgen.attention_plots import attention_maps
 
-    return plots.save({"attention": attention_maps(parts, weights)}, directory.plots)
+    return plots.save(
+        {name: attention_maps(*of_text, name=name) for name, of_text in found.items()}, directory.plots
+    )
 
 
 def draw_curves(directory: RunDirectory) -> list[Path]:

@@ -1,33 +1,62 @@
-"""What a trained language model writes: text in, text out, by a saved run."""
+"""What a trained model of texts writes, and what it looks at: text in, text out, by a saved run."""
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from jaxgen.data.tokenizers import Characters, Subwords, Tokenizer, Words
+from jaxgen.data.tokenizers import Characters, Subwords, Tokenizer, Words, encode_sequence, end_tokens
 from jaxgen.errors import UsageError
-from jaxgen.generate.decode import Generated, stream
-from jaxgen.generate.prompts import pad_prompts
+from jaxgen.generate.contract import Decoder
+from jaxgen.generate.decode import Generated, generate, stream
+from jaxgen.generate.prompts import pad_prompts, pad_to_bucket
 from jaxgen.generate.sampling import Sampler
 from jaxgen.generate.scoring import score
 from jaxgen.generate.text import Text
+from jaxgen.generate.transformer import EncoderDecoder
 from jaxgen.train.state import TrainState
 
 _MOST_TOKENS = 2**20  # of a row: room for all is made ahead
 _TOKENS = 400
+_TOKENS_TO_LOOK_AT = 32  # that are written for a text whose attention is shown
+
+
+class Attention(NamedTuple):
+    """What tokens look at: the parts of a text, those that they look at, and the weights that they give them."""
+
+    queries: list[str]
+    keys: list[str]
+    weights: Float32[np.ndarray, "layers heads queries keys"]
+
+
+class Asked(NamedTuple):
+    """What is asked of a decoder for rows of tokens, and how what it writes is read.
+
+    Attributes:
+        prompt: what texts go on from.
+        lengths: of the prompts.
+        inputs: of an encoder; None without one.
+        text: how.
+    """
+
+    prompt: Int32[np.ndarray, "batch time"]
+    lengths: Int32[np.ndarray, " batch"]
+    inputs: Any
+    text: Text
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A trained language model with its tokenizer.
+    """A trained language model with its tokenizer, or a model that writes a text after having read one, such as T5.
+
+    To the latter a prompt is the text to read, and what is written doesn't go on from it.
 
     Attributes:
-        task: has a `decoder`, such as `LanguageModelling`.
+        task: has a `decoder`, such as `LanguageModelling`, or `SequenceToSequence`.
         state: what was trained.
         tokenizer: what it was trained with.
     """
@@ -47,11 +76,12 @@ class Writer:
         seed: int = 0,
         chunk: int = 16,
         drop_unknown: bool = False,
+        past_end: bool = False,
     ) -> Iterator[Generated]:
         """Writes on from prompts, and gives tokens and texts chunk by chunk; see `jaxgen.generate.stream`.
 
         Args:
-            prompts: what to go on from; an empty one is the end of a line.
+            prompts: what to go on from, or to read; an empty one to go on from is the end of a line.
             max_tokens: new tokens of a row, at most; by default 400, or what the model's window has room for.
             sampler: how tokens are drawn; by default from the model's own distribution.
             stop_strings: each ends the text that it comes up in, before it.
@@ -59,10 +89,11 @@ class Writer:
             seed: of what is drawn.
             chunk: tokens that are given at a time.
             drop_unknown: whether characters that the model doesn't know are left out of prompts.
+            past_end: whether texts go on where the model writes the token that ends them, if its tokenizer has one.
 
         Raises:
             UsageError: for prompts with characters that the model doesn't know, several samples of what is always the
-                same, and what `jaxgen.generate.stream` refuses.
+                same, a model that doesn't write, and what `jaxgen.generate.stream` refuses.
         """
         if sampler is not None and sampler.greedy and num_samples > 1:
             raise UsageError("a temperature of 0 writes the same text each time: ask for one sample")
@@ -70,28 +101,54 @@ class Writer:
             raise UsageError(f"seed is {seed}; it must be at least 0 and below 2^63")
         if max_tokens is not None and max_tokens > _MOST_TOKENS:
             raise UsageError(f"max tokens is {max_tokens:,}; ask for {_MOST_TOKENS:,} at most")
-        tokens, lengths = pad_prompts([self.encode(prompt, drop_unknown) for prompt in prompts])
+        asked = self.asked([self.encode(prompt, drop_unknown) for prompt in prompts], stop_strings)
+        longest = int(asked.lengths.max(initial=0))
         return stream(
-            self.task.decoder,
+            self.decoder,
             self.state.evaluation_params(),
             self.state.model_state,
-            tokens,
-            lengths,
+            asked.prompt,
+            asked.lengths,
             jax.random.key(seed),
-            max_tokens=self._usual_tokens(int(lengths.max(initial=0))) if max_tokens is None else max_tokens,
+            max_tokens=self._usual_tokens(longest) if max_tokens is None else max_tokens,
             chunk=chunk,
             sampler=sampler,
-            text=Text(self.tokenizer.decode, tuple(stop_strings)),
+            stop_tokens=() if past_end else end_tokens(self.tokenizer),
+            text=asked.text,
+            inputs=asked.inputs,
             num_samples=num_samples,
         )
 
     def write(self, prompts: Sequence[str], **options: Any) -> list[str]:
-        """Gives the texts that follow the prompts, those of one prompt next to each other; options as for `stream`."""
+        """Gives the texts that are written, those of one prompt next to each other; options as for `stream`."""
         pieces = [chunk.texts for chunk in self.stream(prompts, **{"chunk": 128, **options})]
         return ["".join(of_row) for of_row in zip(*pieces, strict=True)]
 
+    @property
+    def decoder(self) -> Decoder:
+        """What writes; raises UsageError for a task whose model doesn't."""
+        if not hasattr(self.task, "decoder"):
+            raise UsageError(f"a model of {type(self.task).__name__} doesn't write texts: take another run")
+        return self.task.decoder
+
+    @property
+    def reads(self) -> bool:
+        """Whether prompts are texts that are read, and not gone on from."""
+        return isinstance(getattr(self.task, "decoder", None), EncoderDecoder)
+
+    def asked(self, rows: Sequence[Int32[np.ndarray, "..."]], stop_strings: Sequence[str] = ()) -> Asked:
+        """Gives what is asked of the decoder for prompts as tokens, such as `encode` gives."""
+        decode, stop_strings = self.tokenizer.decode, tuple(stop_strings)
+        if not self.reads:
+            return Asked(*pad_prompts(rows), None, Text(decode, stop_strings))
+        tokens, lengths = pad_to_bucket(rows)
+        start = np.full((len(rows), 1), self.task.start_token, np.int32)
+        # The start token is no text.
+        text = Text(lambda ids: decode(ids[1:]), stop_strings)
+        return Asked(start, np.ones_like(lengths), {"tokens": tokens, "lengths": lengths}, text)
+
     def _usual_tokens(self, prompt_length: int) -> int:
-        window = self.task.decoder.max_length
+        window = self.decoder.max_length
         # Where there is no room for one, the refusal says so.
         return _TOKENS if window is None else max(1, min(_TOKENS, window - prompt_length))
 
@@ -99,14 +156,19 @@ class Writer:
         """Gives the tokens of a text, and the log-probability of each after those before it; 0 for the first.
 
         Raises:
-            UsageError: for a text of no tokens, or with characters that the model doesn't know.
+            UsageError: for a text of no tokens, or with characters that the model doesn't know, and a model that reads
+                another text first.
         """
+        if self.reads:
+            raise UsageError(
+                f"a model of {type(self.task).__name__} writes after reading: it scores no single text"
+            )
         tokens = self.tokenizer.encode(text)
         if not len(tokens):
             raise UsageError("there is no text to score: give at least two tokens")
         params, model_state = self.state.evaluation_params(), self.state.model_state
         lengths = np.array([len(tokens)], np.int32)
-        log_probs = score(self.task.decoder, params, model_state, tokens[None], lengths)[0]
+        log_probs = score(self.decoder, params, model_state, tokens[None], lengths)[0]
         return [self.tokenizer.vocabulary[token] for token in tokens], log_probs
 
     def activations(self, text: str) -> tuple[list[str], Float32[np.ndarray, "tokens units"]]:
@@ -130,27 +192,62 @@ class Writer:
         """Whether the model has attention to look at; else it has hidden units."""
         return hasattr(self.task.model, "attention")
 
-    def attention(self, text: str) -> tuple[list[str], Float32[np.ndarray, "layers heads tokens tokens"]]:
-        """Gives the parts of a text, and the weights that each gives to all, for `jaxgen.attention_plots`.
+    def attention(self, text: str) -> dict[str, Attention]:
+        """Gives what the tokens of a text look at, for `jaxgen.attention_plots`, as `attention`.
+
+        Where a text is read that is `encoder_attention`; what is then written, the likeliest token each time, looks at
+        itself, `decoder_attention`, and at what was read, `cross_attention`.
 
         Raises:
             UsageError: for a text of no tokens, one longer than the model's context, or unknown characters.
         """
         return self.attention_of(self._to_look_at(text))
 
-    def attention_of(
-        self, tokens: Int32[np.ndarray, " tokens"]
-    ) -> tuple[list[str], Float32[np.ndarray, "layers heads tokens tokens"]]:
+    def attention_of(self, tokens: Int32[np.ndarray, " tokens"]) -> dict[str, Attention]:
         """Gives the same of a text's tokens."""
-        read = jax.jit(self.task.attention)
-        weights = read(self.state.evaluation_params(), self.state.model_state, tokens[None])[0]
-        return self._parts(tokens), np.asarray(weights)
+        variables = {"params": self.state.evaluation_params(), **self.state.model_state}
+        texts = {"keys": tokens}
+        if self.reads:
+            texts["queries"] = self._likeliest(tokens)
+        read = jax.jit(lambda variables, *texts: self.task.model.apply(variables, *texts, method="attention"))
+        found = read(variables, *(text[None] for text in texts.values()))
+        parts = {name: self._parts(text) for name, text in texts.items()}
+        if not self.reads:
+            return {"attention": Attention(parts["keys"], parts["keys"], np.asarray(found[0]))}
+        places = {
+            "encoder": ("keys", "keys"),
+            "decoder": ("queries", "queries"),
+            "cross": ("queries", "keys"),
+        }
+        return {
+            f"{name}_attention": Attention(parts[rows], parts[columns], np.asarray(found[name][0]))
+            for name, (rows, columns) in places.items()
+        }
+
+    def _likeliest(self, source: Int32[np.ndarray, " tokens"]) -> Int32[np.ndarray, " written"]:
+        """Gives what the decoder reads when it writes for a source."""
+        asked = self.asked([source])
+        written = generate(
+            self.decoder,
+            self.state.evaluation_params(),
+            self.state.model_state,
+            asked.prompt,
+            asked.lengths,
+            jax.random.key(0),
+            max_tokens=_TOKENS_TO_LOOK_AT,
+            sampler=Sampler(greedy=True),
+            stop_tokens=end_tokens(self.tokenizer),
+            inputs=asked.inputs,
+        )
+        length = int(written.lengths[0]) - 1  # the last token is written, but not read
+        return np.concatenate([asked.prompt[0], written.tokens[0, :length]])
 
     def _to_look_at(self, text: str) -> Int32[np.ndarray, " tokens"]:
         tokens = self.tokenizer.encode(text)
         if not len(tokens):
             raise UsageError("there is no text to look at: give some")
-        return tokens
+        goes_on = hasattr(self.task, "decoder") and not self.reads
+        return tokens if goes_on else encode_sequence(self.tokenizer, text)
 
     def _parts(self, tokens: Any) -> list[str]:
         """Gives the text of each token by itself, with a space after words and before those of word pieces."""
@@ -173,11 +270,14 @@ class Writer:
     def encode(self, prompt: str, drop_unknown: bool = False) -> Any:
         """Gives the tokens of a prompt; of an empty one, the end of a line, or what there is in its place.
 
+        Of a text to read that is with its end token, as in training.
+
         Raises:
             UsageError: for characters that the model doesn't know, unless they are to be dropped.
         """
+        text = self.known(prompt) if drop_unknown else prompt
         try:
-            tokens = self.tokenizer.encode(self.known(prompt) if drop_unknown else prompt)
+            tokens = encode_sequence(self.tokenizer, text) if self.reads else self.tokenizer.encode(text)
         except UsageError as error:
             raise UsageError(f"{error} (--drop-unknown does)") from error
         if len(tokens):

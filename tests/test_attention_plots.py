@@ -14,7 +14,8 @@ def causal(layers, heads, time):
 
 def test_layers_below_each_other_heads_side_by_side_the_unseen_apart():
     weights = causal(2, 3, 4)
-    figure = attention_maps(["T", "o", " ", "$b\n"], weights)
+    tokens = ["T", "o", " ", "$b\n"]
+    figure = attention_maps(tokens, tokens, weights)
     figure.draw_without_rendering()
     maps = [axes for axes in figure.axes if axes.images]
     assert len(maps) == 6
@@ -32,16 +33,30 @@ def test_layers_below_each_other_heads_side_by_side_the_unseen_apart():
 
 def test_names_have_room():
     """Of a long text some tokens are named, and the picture doesn't grow with it."""
-    few, many = (attention_maps(["a"] * time, causal(1, 8, time)) for time in (10, 120))
+    few, many = (attention_maps(["a"] * time, ["a"] * time, causal(1, 8, time)) for time in (10, 120))
     names = [len(figure.axes[0].get_xticks()) for figure in (few, many)]
     assert names[0] == 10 and 20 < names[1] < 120
     assert many.get_size_inches()[0] < 28
-    long = attention_maps(["an extraordinarily long word", "b"], causal(1, 1, 2))
+    words = ["an extraordinarily long word", "b"]
+    long = attention_maps(words, words, causal(1, 1, 2))
     assert long.axes[0].get_xticklabels()[0].get_text() == "an extraord…"
 
 
 def test_tokens_must_be_those_of_the_weights():
-    with pytest.raises(JaxgenError, match="there are 3 tokens, but weights of 2 for 2"):
-        attention_maps(["a", "b", "c"], causal(1, 1, 2))
-    figure = attention_maps([], np.zeros((2, 2, 0, 0), np.float32))
+    with pytest.raises(JaxgenError, match="there are 3 tokens and 2, but weights of 2 for 2"):
+        attention_maps(["a", "b", "c"], ["a", "b"], causal(1, 1, 2))
+    figure = attention_maps([], [], np.zeros((2, 2, 0, 0), np.float32))
     assert [text.get_text() for text in figure.texts] == ["no attention to draw"]
+
+
+def test_what_one_text_looks_at_in_another():
+    """All cells are squares, named by the text that looks on the left, and by what it looks at below."""
+    weights = np.full((1, 2, 3, 20), 0.05, np.float32)
+    figure = attention_maps(["<pad>", "x", "y"], list("abcdefghijklmnopqrst"), weights, "cross_attention")
+    figure.draw_without_rendering()
+    first, second = (axes for axes in figure.axes if axes.images)
+    assert [label.get_text() for label in first.get_yticklabels()] == ["<pad>", "x", "y"]
+    assert "".join(label.get_text() for label in second.get_xticklabels()) == "abcdefghijklmnopqrst"
+    box = first.get_window_extent()
+    assert box.width / 20 == pytest.approx(box.height / 3, rel=0.02)
+    assert "from the text that is written (rows) to the text that was read" in figure.get_suptitle()

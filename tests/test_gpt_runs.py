@@ -104,8 +104,8 @@ def test_attention_over_a_text_is_drawn(finished, saved, capsys):
     code, out, _ = call(capsys, "plot", finished, "--text", "It was")
     assert code == 0 and out.strip() == str(finished / "plots" / "attention.png")
     assert (finished / "plots" / "attention.png").read_bytes().startswith(b"\x89PNG")
-    parts, weights = saved.writer.attention("It was")
-    assert "".join(parts) == "It was" and weights.shape == (1, 2, 6, 6)
+    parts, keys, weights = saved.writer.attention("It was")["attention"]
+    assert "".join(parts) == "It was" and keys == parts and weights.shape == (1, 2, 6, 6)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
     assert (weights[..., ~np.tri(6, dtype=bool)] == 0).all()
 

@@ -214,6 +214,8 @@ def test_text_is_printed_as_it_is_written(capsys):
     seen = []
 
     class Slow(Writer):
+        reads = False
+
         def __init__(self):
             pass
 
@@ -228,6 +230,8 @@ def test_text_is_printed_as_it_is_written(capsys):
 
 def test_output_may_hold_what_is_no_utf_8(tmp_path):
     class Written(Writer):
+        reads = False
+
         def __init__(self):
             pass
 

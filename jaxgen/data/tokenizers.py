@@ -173,6 +173,20 @@ def _split_words(text: str, lowercase: bool) -> list[str]:
     return _WORDS.findall(text.lower() if lowercase else text)
 
 
+def end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Gives the token that ends texts, where the tokenizer has one."""
+    if isinstance(tokenizer, Subwords | SentencePieces) and tokenizer.special.end is not None:
+        return (tokenizer.special_id("end"),)
+    return ()
+
+
+def encode_sequence(tokenizer: Tokenizer, text: str) -> Ids:
+    """Gives what an encoder reads of a text: BERT's `cls` and `sep` around it, else the end token behind it, if any."""
+    if isinstance(tokenizer, Subwords) and tokenizer.special.cls and tokenizer.special.sep:
+        return tokenizer.encode_pair(text)[0]
+    return np.append(tokenizer.encode(text), end_tokens(tokenizer)).astype(np.int32)
+
+
 KINDS: dict[str, type] = {
     "characters": Characters,
     "bytes": Bytes,

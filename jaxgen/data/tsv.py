@@ -22,15 +22,15 @@ _QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=\t|\Z)')
 
 
 class _Columns(NamedTuple):
-    """What the two columns hold, and the headers that say so."""
+    """What the columns hold, and the headers that say so."""
 
-    first: str
-    second: str
-    headers: frozenset[tuple[str, str]]
+    names: tuple[str, ...]
+    headers: frozenset[tuple[str, ...]]
 
 
-_LABELLED = _Columns("text", "label", frozenset({("text", "label"), ("sentence", "label")}))
-_PAIRS = _Columns("source", "target", frozenset({("source", "target")}))
+_LABELLED = _Columns(("text", "label"), frozenset({("text", "label"), ("sentence", "label")}))
+_PAIRS = _Columns(("source", "target"), frozenset({("source", "target")}))
+_SOURCES = _Columns(("source",), frozenset({("source",)}))
 
 
 def read_labelled(name: str, encoding: str = "utf-8") -> Table:
@@ -69,6 +69,26 @@ def read_pairs(name: str, encoding: str = "utf-8") -> Table:
     path = absolute(name)
     splits, version = _read_splits(path, _PAIRS, encoding)
     return Table(str(path), splits, (), version)
+
+
+def read_sources(name: str, encoding: str = "utf-8") -> tuple[list[str], list[str]]:
+    """Reads texts to write for, a line each, and what should be written, where all lines say so: `source TAB target`.
+
+    Args:
+        name: of the file.
+        encoding: of it.
+
+    Returns:
+        The sources, and the targets, none or one for each.
+
+    Raises:
+        UsageError: for an unknown file or encoding.
+        JaxgenError: for a file that is empty, of another encoding, or no such table; names the line.
+    """
+    file = absolute(name)
+    _, fields = next(_rows(file, encoding), (0, ["", ""]))
+    rows = list(_read(file, _SOURCES if len(fields) == 1 else _PAIRS, encoding))
+    return [row.text for row in rows], [row.other for row in rows if row.other]
 
 
 def read_all(name: str, class_names: Sequence[str], encoding: str = "utf-8") -> Table:
@@ -159,24 +179,31 @@ def _find_files(path: Path) -> Mapping[str, Path]:
 
 
 def _read(file: Path, columns: _Columns, encoding: str) -> Iterator[Row]:
-    """Reads a table line by line; blank lines are left out."""
-    empty = True
-    for number, line in _lines(file, encoding):
-        fields = [field.strip() for field in _fields(line)]
-        if not any(fields) or (number == 1 and tuple(map(str.lower, fields)) in columns.headers):
+    """Reads a table line by line; without a second column what belongs to a text is empty."""
+    names, empty = columns.names, True
+    for number, fields in _rows(file, encoding):
+        if number == 1 and tuple(map(str.lower, fields)) in columns.headers:
             continue
         place = f"{shown(file)}, line {number}"
-        if len(fields) != 2:
+        if len(fields) != len(names):
             count = "one column" if len(fields) == 1 else f"{len(fields)} columns"
-            raise JaxgenError(f"{place}: {count}, not two; a line is {columns.first} TAB {columns.second}")
-        for name, value in zip(columns[:2], fields, strict=True):
+            wanted = "one" if len(names) == 1 else "two"
+            raise JaxgenError(f"{place}: {count}, not {wanted}; a line is {' TAB '.join(names)}")
+        for name, value in zip(names, fields, strict=True):
             if not value:
                 raise JaxgenError(f"{place}: the {name} is empty")
         empty = False
-        first, second = fields
-        yield Row(first, second, place)
+        yield Row(fields[0], "".join(fields[1:]), place)
     if empty:
-        raise JaxgenError(f"{shown(file)} is empty: there is no {columns.first} in it")
+        raise JaxgenError(f"{shown(file)} is empty: there is no {names[0]} in it")
+
+
+def _rows(file: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
+    """Gives each line's number and fields; blank lines are left out."""
+    for number, line in _lines(file, encoding):
+        fields = [field.strip() for field in _fields(line)]
+        if any(fields):
+            yield number, fields
 
 
 def _lines(file: Path, encoding: str) -> Iterator[tuple[int, str]]:

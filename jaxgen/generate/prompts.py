@@ -24,6 +24,15 @@ def pad_prompts(
     return padded, lengths
 
 
+def pad_to_bucket(
+    rows: Sequence[Sequence[int] | Integer[AnyArray, "..."]], limit: int | None = None
+) -> tuple[Int32[np.ndarray, "batch time"], Int32[np.ndarray, " batch"]]:
+    """Does the same with texts for an encoder, at one of a few lengths: powers of two, but at most the limit."""
+    tokens, lengths = pad_prompts(rows)
+    longest = tokens.shape[1]
+    return np.pad(tokens, ((0, 0), (0, bucket(longest, limit) - longest))), lengths
+
+
 @dataclass(frozen=True)
 class Request:
     """Prompts, padded to their bucket, and how much there must be room for.

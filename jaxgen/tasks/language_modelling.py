@@ -96,13 +96,6 @@ class LanguageModelling:
         hidden: Any = self.model.apply({"params": params, **model_state}, tokens, method="hidden")
         return hidden[0].astype(jnp.float32)
 
-    def attention(
-        self, params: Params, model_state: Any, tokens: Int32[AnyArray, "batch time"]
-    ) -> Float[Array, "batch layers heads time time"]:
-        """Gives the weights that each token of texts gives to those before it, of a model that has attention."""
-        weights: Any = self.model.apply({"params": params, **model_state}, tokens, method="attention")
-        return weights
-
     @property
     def decoder(self) -> CausalDecoder | RecurrentDecoder:
         """What `jaxgen.generate` writes with."""

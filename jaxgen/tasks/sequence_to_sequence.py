@@ -10,7 +10,9 @@ from jaxtyping import Array, Int32, Integer, Key
 
 from jaxgen import losses, metrics
 from jaxgen.errors import UsageError
+from jaxgen.generate.transformer import EncoderDecoder
 from jaxgen.metrics import AnyArray, Mean, Metric
+from jaxgen.models.t5 import T5
 from jaxgen.objectives import FRACTION, SPAN_LENGTH, content_rngs, corrupt_spans, spans_shapes, split_prefix
 from jaxgen.tasks.base import (
     check_text,
@@ -102,6 +104,17 @@ class SequenceToSequence:
         labels = jnp.asarray(labels).astype(jnp.int32)
         before = jnp.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=self.start_token)
         return jnp.where(before < 0, self.start_token, before)
+
+    @property
+    def decoder(self) -> EncoderDecoder:
+        """What `jaxgen.generate` writes with; its prompts are the start token.
+
+        Raises:
+            UsageError: for a model that can only be trained.
+        """
+        if not isinstance(self.model, T5):
+            raise UsageError(f"a {type(self.model).__name__} doesn't write, a T5 does")
+        return EncoderDecoder(self.model)
 
 
 @dataclass(frozen=True)

@@ -102,12 +102,24 @@ def results(model, longest, batch=3, seed=0):
         found |= {name: outputs[name].numpy() for name in (*names, "pooler_output") if name in outputs}
         hidden = "encoder_hidden_states" if model.config.model_type == "t5" else "hidden_states"
         found["features"] = outputs[hidden][-1].numpy()
+        found |= hidden_states(outputs)
         if model.can_generate() and model.config.model_type != "bert":
             found |= _written(model, given, longest)
     return {
         name: values.astype(np.int32) if values.dtype == np.int64 else values
         for name, values in found.items()
     }
+
+
+def hidden_states(outputs):
+    """Gives the outputs of all blocks but the last side by side, of each stack; the last are compared otherwise."""
+    names = {
+        "hidden_states": "states",
+        "encoder_hidden_states": "encoder_states",
+        "decoder_hidden_states": "decoder_states",
+    }
+    inner = {name: outputs[theirs][1:-1] for theirs, name in names.items() if theirs in outputs}
+    return {name: torch.cat(found, dim=-1).detach().numpy() for name, found in inner.items() if found}
 
 
 def _written(model, given, longest):

@@ -185,10 +185,22 @@ def reference(family, sizes, batch=3, seed=0):
     found["logits"] = logits.detach().numpy()
     states = outputs.encoder_last_hidden_state if family == "t5" else outputs.hidden_states[-1]
     found["features"] = states.detach().numpy()
+    found |= hidden_states(outputs)
     if family == "bert":
         found["next_sentence"] = outputs.seq_relationship_logits.detach().numpy()
     parameters = dict(model.named_parameters())
     return found | {f"params/{path}": value for path, value in layout(family, parameters).items()}
+
+
+def hidden_states(outputs):
+    """Gives the outputs of all blocks but the last side by side, of each stack; the last are compared otherwise."""
+    names = {
+        "hidden_states": "states",
+        "encoder_hidden_states": "encoder_states",
+        "decoder_hidden_states": "decoder_states",
+    }
+    inner = {name: outputs[theirs][1:-1] for theirs, name in names.items() if theirs in outputs}
+    return {name: torch.cat(found, dim=-1).detach().numpy() for name, found in inner.items() if found}
 
 
 SIZES = {"vocabulary_size": 23, "width": 12, "inside": 20, "layers": 2, "heads": 4, "context": 9}

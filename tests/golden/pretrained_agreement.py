@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from golden.hidden_states import hidden_states
 
 from jaxgen import pretrained
 from jaxgen.generate import CausalDecoder, EncoderDecoder, Sampler, beam_search, generate
@@ -36,14 +37,22 @@ def outputs(model: GPT | BERT | T5, params: dict, results: dict) -> dict[str, np
         variables = {"params": params}
         if isinstance(model, T5):
             features = model.apply(variables, tokens, lengths=lengths, method="encode")
+            written = results["written"]
             return {
                 "features": features,
-                "logits": model.apply(variables, tokens, results["written"], source_lengths=lengths),
+                "logits": model.apply(variables, tokens, written, source_lengths=lengths),
+                **hidden_states(model, params, tokens, written, source_lengths=lengths),
             }
         if isinstance(model, GPT):
             features, _ = model.apply(variables, tokens, lengths=lengths, method="features")
-            return {"features": features, "logits": model.apply(variables, features, method="logits")}
-        return model.apply(variables, tokens, lengths=lengths, token_types=results["token_types"])
+            logits = model.apply(variables, features, method="logits")
+            states = hidden_states(model, params, tokens, lengths=lengths)
+            return {"features": features, "logits": logits, **states}
+        named = {"lengths": lengths, "token_types": results["token_types"]}
+        return {
+            **model.apply(variables, tokens, **named),
+            **hidden_states(model, params, tokens, **named),
+        }
 
     found = dict(read(params))
     if isinstance(model, BERT):
@@ -69,7 +78,7 @@ def assert_rows_close(
     """Compares what isn't padding."""
     assert values.shape == expected.shape, name
     of_texts = values.ndim > 1 and values.shape[1] == results["tokens"].shape[1]
-    of_source = of_texts and not ("written" in results and name == "logits")
+    of_source = of_texts and not ("written" in results and name in ("logits", "decoder_states"))
     ends = results["lengths"] if of_source else [None] * len(values)
     for row, end in enumerate(ends):
         np.testing.assert_allclose(

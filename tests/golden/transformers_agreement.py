@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
+from golden.hidden_states import hidden_states
 
 from jaxgen.models import BERT, GPT, T5
 
@@ -60,7 +61,10 @@ def models(family: str, sizes: dict) -> GPT | BERT | T5:
 def check_transformers_agreement(
     family: str, sizes: dict, reference: dict[str, np.ndarray], tolerance: float = 1e-4
 ) -> None:
-    """Asserts that logits and features, of all that isn't padding, are those of transformers, to 1e-4 absolute."""
+    """Asserts that outputs, of all that isn't padding, are those of transformers, to 1e-4 absolute.
+
+    That is logits and features, and what each block gives.
+    """
     model = models(family, sizes)
     prefix = "params/"
     flat = {key.removeprefix(prefix): value for key, value in reference.items() if key.startswith(prefix)}
@@ -74,19 +78,26 @@ def check_transformers_agreement(
             encoded = model.apply(variables, tokens, lengths=lengths, method="encode")
             written = (reference["written"], reference["written_lengths"])
             logits = model.apply(variables, tokens, written[0], source_lengths=lengths, lengths=written[1])
-            return {"features": encoded, "logits": logits}
+            ends = {"source_lengths": lengths, "lengths": written[1]}
+            states = hidden_states(model, params, tokens, written[0], **ends)
+            return {"features": encoded, "logits": logits, **states}
         if family == "bert":
             outputs = model.apply(variables, tokens, lengths=lengths, token_types=reference["token_types"])
-            return {name: outputs[name] for name in ("features", "next_sentence")} | {
-                "logits": outputs["masked"]
-            }
+            types = reference["token_types"]
+            states = hidden_states(model, params, tokens, lengths=lengths, token_types=types)
+            named = {name: outputs[name] for name in ("features", "next_sentence")}
+            return {**named, "logits": outputs["masked"], **states}
         features, _ = model.apply(variables, tokens, lengths=lengths, method="features")
-        return {"features": features, "logits": model.apply(variables, features, method="logits")}
+        states = hidden_states(model, params, tokens, lengths=lengths)
+        return {"features": features, "logits": model.apply(variables, features, method="logits"), **states}
 
     shapes = jax.eval_shape(model.init, jax.random.key(0), *[tokens] * (2 if family == "t5" else 1))["params"]
     assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)
-    for name, values in found(params).items():
-        ends = reference["written_lengths"] if family == "t5" and name == "logits" else lengths
+    outputs = found(params)
+    assert {name for name in reference if "states" in name} <= outputs.keys()
+    for name, values in outputs.items():
+        of_written = family == "t5" and name in ("logits", "decoder_states")
+        ends = reference["written_lengths"] if of_written else lengths
         rows = np.full(len(ends), values.shape[1]) if values.ndim == 2 else ends
         for row, end in enumerate(rows):
             expected = reference[name][row, :end]

@@ -1,0 +1,181 @@
+"""Texts for texts: what a trained encoder and decoder writes for a whole split, or for a table of sources."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int32
+
+from jaxgen.data import tsv
+from jaxgen.data.sources import Source
+from jaxgen.data.tokenizers import end_tokens
+from jaxgen.errors import UsageError, shown
+from jaxgen.files import write_text
+from jaxgen.generate.beam import beam_search
+from jaxgen.generate.decode import Generated, generate
+from jaxgen.generate.prompts import bucket
+from jaxgen.generate.sampling import Sampler
+from jaxgen.saved_run import SavedRun
+from jaxgen.text_scores import rouge
+from jaxgen.train.hooks import say
+from jaxgen.train.state import TrainState
+from jaxgen.writing import Writer
+
+_BATCH_SIZE = 32
+_TOKENS = 128  # new ones, where nothing says how many
+_SHOWN, _SHOWN_LENGTH = 10, 200
+_HEADER = ("source", "hypothesis")
+
+
+def write_split(
+    task: Any,
+    state: TrainState,
+    source: Source,
+    *,
+    max_tokens: int | None = None,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    batch_size: int = _BATCH_SIZE,
+) -> list[str]:
+    """Writes the likeliest text for each example of a split of texts to read, in their order.
+
+    Args:
+        task: such as `SequenceToSequence`.
+        state: what was trained.
+        source: of examples with `tokens` and `lengths`, such as `jaxgen.data.sequences` makes.
+        max_tokens: new tokens of a text, at most; by default as many as the split's targets may have.
+        num_beams: with one the search is greedy; else see `jaxgen.generate.beam_search`.
+        length_penalty: of the search by beams.
+        batch_size: texts that are written at a time; they don't depend on it.
+
+    Raises:
+        UsageError: for a split without a tokenizer, or without targets or `max_tokens`, and as `beam_search` does.
+    """
+    if source.text is None:
+        raise UsageError(f"{source.name} has no tokenizer: give a split of texts")
+    if max_tokens is None:
+        if "labels" not in source[0]:
+            raise UsageError(f"{source.name} has no texts to write: give max_tokens")
+        max_tokens = len(source[0]["labels"])
+    examples = source.gather(np.arange(len(source)))
+    rows = [tokens[:length] for tokens, length in zip(examples["tokens"], examples["lengths"], strict=True)]
+    return write_rows(
+        Writer(task, state, source.text.tokenizer),
+        rows,
+        max_tokens=max_tokens,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
+        batch_size=batch_size,
+    )
+
+
+def write_rows(
+    writer: Writer,
+    rows: Sequence[Int32[np.ndarray, "..."]],
+    *,
+    max_tokens: int,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    batch_size: int = _BATCH_SIZE,
+) -> list[str]:
+    """Does the same for prompts as tokens, such as `Writer.encode` gives.
+
+    Rows of about one length are written together, all batches of one size: it is compiled once for each bucket of
+    lengths, see `jaxgen.generate.prompts.bucket`.
+    """
+    if not rows:
+        raise UsageError("there is no text to write for; give at least one")
+    if batch_size < 1:
+        raise UsageError(f"batch size is {batch_size}; it must be at least 1")
+    buckets: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        buckets.setdefault(bucket(len(row), None), []).append(number)
+    size = min(batch_size, len(rows))
+    write: Callable[..., Generated]
+    how: dict[str, Any] = {"max_tokens": max_tokens, "stop_tokens": end_tokens(writer.tokenizer)}
+    if num_beams == 1:
+        write, how = generate, {**how, "rng": jax.random.key(0), "sampler": Sampler(greedy=True)}
+    else:
+        write, how = beam_search, {**how, "num_beams": num_beams, "length_penalty": length_penalty}
+    # On a mesh every device would write all of it.
+    params, model_state = jax.device_put(
+        (writer.state.evaluation_params(), writer.state.model_state), jax.local_devices()[0]
+    )
+    texts = [""] * len(rows)
+    for numbers in buckets.values():
+        for start in range(0, len(numbers), size):
+            batch = numbers[start : start + size]
+            # Filled up with the last one again.
+            filled = [rows[number] for number in [*batch, *batch[-1:] * (size - len(batch))]]
+            asked = writer.asked(filled)
+            given = (writer.decoder, params, model_state, asked.prompt, asked.lengths)
+            found = write(*given, **how, text=asked.text, inputs=asked.inputs)
+            for number, text in zip(batch, found.texts, strict=False):
+                texts[number] = text
+    return texts
+
+
+def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = None) -> None:
+    """Prints what a run writes for texts; for those of a table also into a CSV, with scores where it has targets.
+
+    Args:
+        run: of an encoder and decoder.
+        inputs: texts, or one table, FILE.tsv: a source a line, or source TAB target.
+        output: the CSV of a table; by default predictions.csv in the run directory.
+
+    Raises:
+        JaxgenError: for no text, a table that is none, and where the CSV would replace what is none of these.
+    """
+    if not inputs:
+        raise UsageError("give the texts to read, or a table of them, FILE.tsv")
+    table = Path(inputs[0]) if len(inputs) == 1 and inputs[0].endswith(".tsv") else None
+    if table is None:
+        if output is not None:
+            raise UsageError("--output is for what is written for a table, FILE.tsv: leave it out")
+        for text in _write(run.writer, inputs):
+            say(text)
+        return
+    sources, targets = tsv.read_sources(str(table), run.config["data"]["text"]["encoding"])
+    output = run.directory.path / "predictions.csv" if output is None else output
+    _check_output(output)
+    texts = _write(run.writer, sources)
+    columns = [sources, texts, *([targets] if targets else [])]
+    rows = list(zip(*columns, strict=True))
+    for source, *others in rows[:_SHOWN]:
+        say(_cut(source))
+        for mark, text in zip(("  ->", "   ="), others, strict=False):
+            say(f"{mark} {_cut(text)}")
+    if len(rows) > _SHOWN:
+        say(f"and {len(rows) - _SHOWN:,} more")
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerows([(*_HEADER, "target")[: len(columns)], *rows])
+    write_text(output, written.getvalue())
+    if targets:
+        say("  ".join(f"{name} {value:.2f}" for name, value in rouge(texts, targets).items()))
+    say(shown(output))
+
+
+def _write(writer: Writer, sources: Sequence[str]) -> list[str]:
+    return write_rows(writer, [writer.encode(source) for source in sources], max_tokens=_TOKENS)
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix != ".csv" or output.is_dir():
+        raise UsageError(f"{shown(output)} is no CSV: give --output NAME.csv")
+    if not output.parent.is_dir():
+        raise UsageError(f"there is no directory {shown(output.parent)}: make it, or give another --output")
+    if output.exists():
+        with output.open(encoding="utf-8", errors="replace") as file:
+            if not file.readline().startswith(",".join(_HEADER)):
+                raise UsageError(f"{shown(output)} would be written over: give another --output")
+
+
+def _cut(text: str) -> str:
+    """Gives a text on one line, not too long."""
+    line = " ".join(text.split())
+    return line if len(line) <= _SHOWN_LENGTH else f"{line[: _SHOWN_LENGTH - 1]}…"

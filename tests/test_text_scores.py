@@ -1,0 +1,26 @@
+"""Scores of texts: known values, and what can't be scored."""
+
+import pytest
+
+from jaxgen.errors import JaxgenError
+from jaxgen.text_scores import rouge
+
+
+def test_known_values():
+    # Of six words each five are in both, in order; of five pairs of words three.
+    found = rouge(["The cat sat on the mat."], ["the cat is on the mat"])
+    assert found == pytest.approx({"rouge1": 100 * 5 / 6, "rouge2": 60, "rougeL": 100 * 5 / 6})
+    # The order counts for pairs and for the longest common subsequence alone.
+    assert rouge(["b a"], ["a b"]) == pytest.approx({"rouge1": 100, "rouge2": 0, "rougeL": 50})
+    # Recall is 2 / 4, precision 2 / 2.
+    assert rouge(["returned files"], ["return a list files"])["rouge1"] == pytest.approx(100 * 2 / 3)
+
+
+def test_average_over_pairs_and_nothing_written_is_0():
+    assert rouge(["a b", ""], ["a b", "c d"]) == pytest.approx({"rouge1": 50, "rouge2": 50, "rougeL": 50})
+
+
+@pytest.mark.parametrize(("hypotheses", "references"), [([], []), (["a"], ["a", "b"])])
+def test_no_pairs(hypotheses, references):
+    with pytest.raises(JaxgenError, match=rf"{len(hypotheses)} texts to score against {len(references)}"):
+        rouge(hypotheses, references)
