@@ -4,7 +4,7 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ class _Start:
     def plain(self, state: TrainState) -> TrainState:
         """Gives a state of the plain task."""
         if isinstance(self.trained, Adapted):
-            return state.replace(params=self.trained.merged(state.params))  # type: ignore[attr-defined]
+            return replace(state, params=self.trained.merged(state.params))
         return state
 
 

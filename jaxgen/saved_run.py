@@ -116,13 +116,13 @@ class SavedRun:
             raise OwnCodeError(
                 f"the run was trained on {data['name']}, a text of your own code: evaluate it there"
             )
-        told = self.config.get("fine_tuning") or {}
-        if split == "train" and told.get("labels"):
-            given, labelled = self.text_format, "label" in self.example
+        count, given = (self.config.get("fine_tuning") or {}).get("labels"), self.text_format
+        if split == "train" and count and isinstance(given, SequenceFormat):
+            labelled = "label" in self.example
             table = tables.read(
                 data["name"], labelled=labelled, data_dir=self._data_dir, encoding=given.encoding
             )
-            return take_rows(table, told["labels"], self.config["training"]["seed"]).source(split, given)
+            return take_rows(table, count, self.config["training"]["seed"]).source(split, given)
         return self.other_text(data["name"], data["splits"][split])
 
     def other_text(self, name: str, split: str | None = None) -> Source:
