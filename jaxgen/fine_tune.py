@@ -150,13 +150,13 @@ class _Start:
         drawn, _ = (adapted or task).init(jax.random.key(config.seed), {})
         same_classes = bool(table.class_names) and getattr(saved.task, "class_names", ()) == table.class_names
         before = jax.device_get(saved.state.evaluation_params())
+        part: Any = None
         if adapted is not None:
             base = transfer.begin_with(drawn["base"], before, same_classes)
             every = jax.tree.map(lambda _: True, drawn["low_rank"])
             part = {"base": transfer.of_classes(base), "low_rank": every}
             return cls(task, adapted, {**drawn, "base": base}, part, told)
         params = transfer.begin_with(drawn, before, same_classes)
-        part = None
         if config.frozen_layers is not None:
             part = transfer.above(task.model, params, config.frozen_layers)
         return cls(task, task, params, part, told)
