@@ -1,28 +1,38 @@
-"""The command line: `jaxgen list | evaluate | plot | predict | embed | sample | compare | import | export | data`."""
+"""The command line: `jaxgen list | evaluate | plot | predict | embed | sample | compare | fine-tune | ...`."""
 
 import importlib
-import os
 import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
-from tyro.conf import Positional, arg
+from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.extras import SubcommandApp
 
 from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 from jaxgen.experiment import Experiment
+from jaxgen.files import suggested
+from jaxgen.fine_tune_config import FineTuneConfig
 from jaxgen.run import guard
-
-if TYPE_CHECKING:
-    from jaxgen.saved_run import SavedRun
 
 _app = SubcommandApp()
 _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
-_COMMANDS = ("compare", "data", "embed", "evaluate", "export", "import", "list", "plot", "predict", "sample")
+_COMMANDS = (
+    "compare",
+    "data",
+    "embed",
+    "evaluate",
+    "export",
+    "fine-tune",
+    "import",
+    "list",
+    "plot",
+    "predict",
+    "sample",
+)
 _READ_AND_WRITE = ("PrefixLanguageModelling", "SequenceToSequence", "SpanCorruption")
 _Run = Annotated[Positional[Path], arg(metavar="RUN")]
 
@@ -96,71 +106,50 @@ def predict(
     run: _Run,
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE ...")],
     output: Path | None = None,
+    truncate: bool = False,
     data_dir: Path | None = None,
 ) -> None:
-    """Predict the classes of pictures: a table, a CSV of all probabilities, and a sheet of the pictures beside it.
+    """Predict the classes of pictures or texts: a table, and a CSV of all probabilities; or fill masks in.
 
-    A masked language model fills texts in: give them in the place of files, with [MASK] where a token is to be found.
-    An encoder-decoder writes for texts, or for those of a table: FILE.tsv, source or source TAB target.
+    Of pictures there is a sheet beside the CSV. A classifier of texts takes texts in the place of files, or one file of
+    them, FILE.tsv: a text a line, or text TAB label. A masked language model fills [MASK] in. An encoder-decoder writes
+    for texts, or for those of FILE.tsv, source or source TAB target.
 
     Args:
         run: the run directory.
-        inputs: pictures (PNG, JPEG, BMP, GIF), and folders of them; or texts, or a table of them.
+        inputs: pictures (PNG, JPEG, BMP, GIF), and folders of them; or texts, or FILE.tsv.
         output: where the CSV goes; by default predictions.csv in the run directory.
+        truncate: cut texts off that are longer than the model's context.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
-    from rich.console import Console
-
     from jaxgen import predict as prediction
+    from jaxgen import text_predictions
     from jaxgen.saved_run import SavedRun
+    from jaxgen.text_to_text import print_written
 
     saved = SavedRun(run, data_dir)
-    if saved.config["task"]["kind"] == "MaskedLanguageModelling":
-        _fill(saved, inputs)
-        return
-    if saved.config["task"]["kind"] in _READ_AND_WRITE:
-        from jaxgen.text_to_text import print_written
-
+    kind = saved.config["task"]["kind"]
+    if kind == "MaskedLanguageModelling":
+        text_predictions.print_filled(saved, inputs)
+    elif kind == "TextClassification":
+        text_predictions.print_classes(saved, inputs, output, truncate)
+    elif kind in _READ_AND_WRITE:
         print_written(saved, inputs, output)
-        return
-    files = tuple(map(Path, inputs))
-    given, output = output is not None, run / "predictions.csv" if output is None else output
-    if output.suffix != ".csv" or output.is_dir():
-        raise UsageError(f"the predictions are a CSV: --output {_with_suffix(output, 'predictions.csv')}")
-    if not files:
-        raise UsageError("give the pictures to predict, files or folders of them")
-    if taken := {output.resolve(), output.with_suffix(".png").resolve()} & {file.resolve() for file in files}:
-        raise UsageError(f"{shown(taken.pop())} would be written over: give another --output")
-    if given:
-        _check_output(output, files, saved.config["data"]["name"])
-    predictions, failed = [], 0
-    for outcome in prediction.predict(saved, files):
-        if isinstance(outcome, prediction.Prediction):
-            predictions.append(outcome)
-        else:
-            failed += 1
-            print(f"jaxgen: {outcome}", file=sys.stderr)
-    if predictions:
-        names = saved.task.class_names or tuple(map(str, range(len(predictions[0].probabilities))))
-        if line := prediction.inverted_line(predictions):
-            print(line)
-        Console().print(prediction.table(predictions, names))
-        print("\n".join(map(shown, prediction.save(predictions, names, output))))
-    if failed:
-        raise JaxgenError(f"{failed} of {failed + len(predictions)} files can't be predicted")
+    else:
+        prediction.print_predictions(saved, tuple(map(Path, inputs)), output)
 
 
-def _fill(saved: "SavedRun", texts: Sequence[str]) -> None:
-    from jaxgen.encoding import Encoder
+@_app.command(name="fine-tune")
+def fine_tune(run: _Run, config: Annotated[FineTuneConfig, OmitArgPrefixes]) -> None:
+    """Fine-tune a run's BERT to tell classes of texts, or its T5 to write a text for another: a new run directory.
 
-    if not texts:
-        raise UsageError("give the texts to fill in")
-    encoder = Encoder.of(saved)
-    for text in texts:
-        print(text)
-        for number, found in enumerate(encoder.fill(text), start=1):
-            listed = ", ".join(f"{token} {100 * probability:.1f} %" for token, probability in found)
-            print(f"  {number}: {listed}")
+    Args:
+        run: the run directory, trained or imported.
+        config: the options.
+    """
+    from jaxgen.fine_tune import fine_tune
+
+    fine_tune(run, config)
 
 
 @_app.command
@@ -255,23 +244,6 @@ def sample(
     print_samples(SavedRun(run).writer, prompt, options, output)
 
 
-def _check_output(output: Path, files: Sequence[Path], data: str) -> None:
-    """Refuses to write over what no prediction wrote, and among pictures: the given ones and those of the training."""
-    from jaxgen.data import folder
-    from jaxgen.predict import not_ours
-
-    if strange := not_ours(output):
-        raise UsageError(f"{shown(strange)} would be written over: give another --output")
-    folders = [file for file in files if os.path.isdir(file)]  # noqa: PTH112, pathlib's raises for long names
-    if folder.is_folder(data):
-        folders.append(Path(data))
-    for place in folders:
-        if output.resolve().is_relative_to(place.resolve()):
-            raise UsageError(
-                f"{shown(output)} would lie among the pictures of {shown(place)}: give another --output"
-            )
-
-
 @_app.command
 def compare(
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN RUN ...")],
@@ -292,7 +264,7 @@ def compare(
         raise UsageError("give two runs or more to compare")
     output = runs[0].parent / "comparison.png" if output is None else output
     if output.suffix != ".png" or output.is_dir():
-        raise UsageError(f"the plot is a PNG: --output {_with_suffix(output, 'comparison.png')}")
+        raise UsageError(f"the plot is a PNG: --output {suggested(output, 'comparison.png')}")
     comparison = compare_runs(list(dict.fromkeys(runs)))
     Console().print(comparison.table())
     (path,) = plots.save({output.stem: comparison.figure()}, output.parent)
@@ -353,11 +325,6 @@ def prepare(
     from jaxgen.data import prepare as prepare_data
 
     print(prepare_data(name, from_dir=from_dir, data_dir=data_dir))
-
-
-def _with_suffix(path: Path, name: str) -> Path:
-    """Suggests a file of the right kind: the path with its suffix, or the usual name in a directory."""
-    return path / name if path.is_dir() or not path.stem.strip(".") else path.with_suffix(Path(name).suffix)
 
 
 def experiments() -> list[Experiment]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # With more runs than this, one a row is easier to read than one a column.
 _COLUMNS = 4
-_COMPARED = ("experiment", "task", "data", "optimizer", "training", "steps")
+_COMPARED = ("experiment", "task", "data", "optimizer", "training", "fine_tuning", "steps")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxgen.errors import JaxgenError, OwnCodeError, unknown
 
 # The packages whose exported dataclasses may be named in a config.json.
-_NAMESPACES = ("jaxgen.models", "jaxgen.tasks", "jaxgen.optim", "jaxgen.augment")
+_NAMESPACES = ("jaxgen.models", "jaxgen.tasks", "jaxgen.optim", "jaxgen.augment", "jaxgen.lora")
 # Fields that Flax adds to every module.
 _FLAX_FIELDS = ("parent", "name")
 

@@ -29,6 +29,11 @@ def write_text(path: Path, text: str) -> None:
         raise JaxgenError(f"could not write {path}: {error.strerror}") from error
 
 
+def suggested(path: Path, name: str) -> Path:
+    """Suggests a file of the right kind: the path with the suffix of `name`, or that name in a directory."""
+    return path / name if path.is_dir() or not path.stem.strip(".") else path.with_suffix(Path(name).suffix)
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes a JSON file that a reader, or a crash, sees either as it was or complete.
 

@@ -190,6 +190,17 @@ def decays(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
+def train_only(optimizer: optax.GradientTransformation, trained: Any) -> optax.GradientTransformation:
+    """Has an optimiser move a part of the parameters: the others get no state, no update and no decay.
+
+    Args:
+        optimizer: for those that are trained; of the others it sees nothing, nor do the norms that it clips to.
+        trained: a tree like the parameters, True for those that are trained.
+    """
+    labels = jax.tree.map(lambda chosen: "trained" if chosen else "frozen", trained)
+    return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
 @functools.cache
 def optimizers() -> Mapping[str, Callable[..., optax.GradientTransformation]]:
     """Finds Optax's optimisers, by name, and adds `momentum`: functions of a learning rate and options."""

@@ -3,7 +3,8 @@
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from jaxgen.data import pictures
+from jaxgen.data import folder, pictures
 from jaxgen.data.strokes import Strokes, as_strokes
 from jaxgen.errors import JaxgenError, UsageError, shown
-from jaxgen.files import write_text
+from jaxgen.files import suggested, write_text
 from jaxgen.saved_run import SavedRun
+from jaxgen.train.hooks import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,11 +47,6 @@ class Prediction(Seen):
     """A picture file with the probability of each class."""
 
     probabilities: Float[np.ndarray, " classes"]
-
-    def ranked(self, names: Sequence[str]) -> list[tuple[str, float]]:
-        """Gives the classes' names with their probabilities, the most probable first."""
-        order = np.argsort(-self.probabilities, kind="stable")
-        return [(names[index], float(self.probabilities[index])) for index in order]
 
 
 def predict(run: SavedRun, paths: Sequence[Path]) -> Iterator[Prediction | JaxgenError]:
@@ -91,19 +88,36 @@ def inverted_line(predictions: Sequence[Prediction]) -> str:
 
 
 def table(predictions: Sequence[Prediction], names: Sequence[str]) -> "Table":
-    """Lays predictions out for a terminal: file, prediction, probability, and the next best two."""
+    """Lays predictions out for a terminal; see `lay_out`."""
+    told = [shown(prediction.path) for prediction in predictions]
+    return lay_out(told, [prediction.probabilities for prediction in predictions], names, _ROWS_SHOWN)
+
+
+def lay_out(
+    told: Sequence[str],
+    probabilities: Iterable[np.ndarray],
+    names: Sequence[str],
+    most: int,
+) -> "Table":
+    """Lays out for a terminal what each prediction is of, the prediction, its probability, and the next best two."""
     from rich.table import Table
     from rich.text import Text
 
     rows = Table("", "prediction", "probability", "then")
     rows.columns[0].no_wrap = True
-    for prediction in predictions[:_ROWS_SHOWN]:
-        (name, probability), *others = prediction.ranked(names)
+    for what, row in list(zip(told, probabilities, strict=True))[:most]:
+        (name, probability), *others = ranked(row, names)
         then = ", ".join(f"{other} {100 * value:.1f} %" for other, value in others[:2])
-        rows.add_row(Text(shown(prediction.path)), Text(name), f"{100 * probability:.1f} %", Text(then))
-    if len(predictions) > _ROWS_SHOWN:
-        rows.caption = f"and {len(predictions) - _ROWS_SHOWN:,} more"
+        rows.add_row(Text(what), Text(name), f"{100 * probability:.1f} %", Text(then))
+    if len(told) > most:
+        rows.caption = f"and {len(told) - most:,} more"
     return rows
+
+
+def ranked(probabilities: Float[np.ndarray, " classes"], names: Sequence[str]) -> list[tuple[str, float]]:
+    """Gives the classes' names with their probabilities, the most probable first."""
+    order = np.argsort(-probabilities, kind="stable")
+    return [(names[index], float(probabilities[index])) for index in order]
 
 
 def save(predictions: Sequence[Prediction], names: Sequence[str], output: Path) -> list[Path]:
@@ -128,31 +142,92 @@ def save(predictions: Sequence[Prediction], names: Sequence[str], output: Path) 
 
 
 def as_csv(predictions: Sequence[Prediction], names: Sequence[str]) -> str:
-    """Writes predictions as a CSV: file, prediction, probability, and the probability of each class in full.
+    """Writes predictions as a CSV; see `written_as_csv`. Bytes of a file's name that are no UTF-8 are escaped."""
+    files = [os.fsencode(prediction.path).decode("utf-8", "backslashreplace") for prediction in predictions]
+    return written_as_csv("file", files, [prediction.probabilities for prediction in predictions], names)
 
-    In a file's name bytes that are no UTF-8 are escaped, lest the CSV be no text.
-    """
+
+def written_as_csv(
+    column: str,
+    told: Sequence[str],
+    probabilities: Iterable[np.ndarray],
+    names: Sequence[str],
+) -> str:
+    """Writes what each prediction is of, the prediction, its probability, and the probability of each class in full."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "prediction", "probability", *names])
-    for prediction in predictions:
-        name, probability = prediction.ranked(names)[0]
-        file = os.fsencode(prediction.path).decode("utf-8", "backslashreplace")
-        writer.writerow([file, name, probability, *prediction.probabilities.tolist()])
+    writer.writerow([column, "prediction", "probability", *names])
+    for what, row in zip(told, probabilities, strict=True):
+        name, probability = ranked(row, names)[0]
+        writer.writerow([what, name, probability, *row.tolist()])
     return text.getvalue()
 
 
-def not_ours(output: Path) -> Path | None:
-    """Gives the file that `save` would write over though it wrote neither it nor the other one; None if there is none.
+def check_csv(output: Path, column: str) -> None:
+    """Refuses an `--output` that is no CSV, or would replace what is none of predictions with this first column."""
+    if output.suffix != ".csv" or output.is_dir():
+        raise UsageError(f"the predictions are a CSV: --output {suggested(output, 'predictions.csv')}")
+    if not output.exists():
+        return
+    with output.open(encoding="utf-8", errors="replace") as file:
+        if not file.readline().startswith(f"{column},prediction,probability"):
+            raise UsageError(f"{shown(output)} would be written over: give another --output")
+
+
+def print_predictions(run: SavedRun, files: Sequence[Path], output: Path | None = None) -> None:
+    """Prints the classes of picture files, and writes a CSV and a sheet of them.
 
     Args:
-        output: the CSV; its sheet lies beside it.
+        run: of an image classifier.
+        files: pictures, and folders of them.
+        output: the CSV; by default predictions.csv in the run directory.
+
+    Raises:
+        UsageError: for no files, a run of another kind, and where something else would be written over.
+        JaxgenError: at the end, where files couldn't be predicted.
     """
-    if not output.exists():
-        sheet = output.with_suffix(".png")
-        return sheet if sheet.exists() else None
-    with output.open(encoding="utf-8", errors="replace") as file:
-        return None if file.readline().startswith("file,prediction,probability") else output
+    from rich.console import Console
+
+    given, output = output is not None, output or run.directory.path / "predictions.csv"
+    if output.suffix != ".csv" or output.is_dir():
+        raise UsageError(f"the predictions are a CSV: --output {suggested(output, 'predictions.csv')}")
+    if not files:
+        raise UsageError("give the pictures to predict, files or folders of them")
+    if taken := {output.resolve(), output.with_suffix(".png").resolve()} & {file.resolve() for file in files}:
+        raise UsageError(f"{shown(taken.pop())} would be written over: give another --output")
+    if given:
+        _check_output(output, files, run.config["data"]["name"])
+    predictions, failed = [], 0
+    for outcome in predict(run, files):
+        if isinstance(outcome, Prediction):
+            predictions.append(outcome)
+        else:
+            failed += 1
+            say(f"jaxgen: {outcome}", sys.stderr)
+    if predictions:
+        names = run.task.class_names or tuple(map(str, range(len(predictions[0].probabilities))))
+        if line := inverted_line(predictions):
+            say(line)
+        Console().print(table(predictions, names))
+        say("\n".join(map(shown, save(predictions, names, output))))
+    if failed:
+        raise JaxgenError(f"{failed} of {failed + len(predictions)} files can't be predicted")
+
+
+def _check_output(output: Path, files: Sequence[Path], data: str) -> None:
+    """Refuses to write over what no prediction wrote, and among pictures: the given ones and those of the training."""
+    check_csv(output, "file")
+    sheet = output.with_suffix(".png")
+    if sheet.exists() and not output.exists():
+        raise UsageError(f"{shown(sheet)} would be written over: give another --output")
+    folders = [file for file in files if os.path.isdir(file)]  # noqa: PTH112, pathlib's raises for long names
+    if folder.is_folder(data):
+        folders.append(Path(data))
+    for place in folders:
+        if output.resolve().is_relative_to(place.resolve()):
+            raise UsageError(
+                f"{shown(output)} would lie among the pictures of {shown(place)}: give another --output"
+            )
 
 
 def _find(paths: Sequence[Path]) -> Iterator[Path | JaxgenError]:

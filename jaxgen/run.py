@@ -162,7 +162,7 @@ def _fit(
 
     steps_per_epoch = -(-len(splits["train"]) // max(1, config.batch_size))
     steps = config.steps if config.steps is not None else config.epochs * steps_per_epoch
-    optimizer = optimizer_config(config, _horizon(directory, steps))
+    optimizer = optimizer_config(config, horizon(directory, steps))
     fit(
         task,
         splits["train"],
@@ -191,7 +191,7 @@ def _fit(
     )
 
 
-def _horizon(directory: RunDirectory, steps: int) -> int:
+def horizon(directory: RunDirectory, steps: int) -> int:
     """Gives the length that schedules are laid out for: that which the run began with, however it is prolonged."""
     if not directory.config_path.exists():
         return steps

@@ -16,9 +16,11 @@ from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source, as_source, load
 from jaxgen.data.streams import TextFormat
 from jaxgen.data.strokes import Strokes, find_strokes
+from jaxgen.data.subset import take_rows
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import JaxgenError, OwnCodeError, UsageError, shown
 from jaxgen.files import read_lines
+from jaxgen.lora import Adapted
 from jaxgen.parallel import make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
 from jaxgen.train.checkpoint import Checkpoints
@@ -114,6 +116,13 @@ class SavedRun:
             raise OwnCodeError(
                 f"the run was trained on {data['name']}, a text of your own code: evaluate it there"
             )
+        count, given = (self.config.get("fine_tuning") or {}).get("labels"), self.text_format
+        if split == "train" and count and isinstance(given, SequenceFormat):
+            labelled = "label" in self.example
+            table = tables.read(
+                data["name"], labelled=labelled, data_dir=self._data_dir, encoding=given.encoding
+            )
+            return take_rows(table, count, self.config["training"]["seed"]).source(split, given)
         return self.other_text(data["name"], data["splits"][split])
 
     def other_text(self, name: str, split: str | None = None) -> Source:
@@ -207,7 +216,9 @@ class SavedRun:
 
         It is that of the best validation loss where the run has a validation split, else the last one.
         """
-        params, model_state = jax.eval_shape(self.task.init, jax.random.key(0), self.example)
+        low_rank = rebuild((self.config.get("fine_tuning") or {}).get("low_rank"))
+        trained = self.task if low_rank is None else Adapted(self.task, low_rank)
+        params, model_state = jax.eval_shape(trained.init, jax.random.key(0), self.example)
         target = {"params": params, "model_state": model_state}
         if self.config["training"]["ema_decay"] is not None:
             target["ema_params"] = params
@@ -215,6 +226,8 @@ class SavedRun:
         with Checkpoints(self.directory.checkpoints, best_metric=monitor, read_only=True) as checkpoints:
             step = checkpoints.best_step() if monitor else None
             restored, _, step = checkpoints.restore(target, step, on_fallback=_say, partial=True)
+        if isinstance(trained, Adapted):
+            restored["params"] = trained.merged(restored["params"])
         state = TrainState(
             step=jax.numpy.int32(step),
             opt_state=(),

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxgen.errors import UsageError
-from jaxgen.optim import OptimizerConfig, Schedule, optimizers
+from jaxgen.optim import OptimizerConfig, Schedule, optimizers, train_only
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.array([0.5, -0.5])}
 GRADIENTS = jax.tree.map(lambda leaf: 0.1 * leaf + 0.2, PARAMS)
@@ -71,6 +71,24 @@ def test_clipping_comes_first():
     moved = after(clipped, steps=1)
     change = jax.tree.map(lambda a, b: a - b, moved, PARAMS)
     assert optax.global_norm(change) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_frozen_parameters_are_neither_moved_nor_decayed_nor_kept_account_of():
+    params = {"a": jnp.array([[1.0, -0.5]]), "b": {"c": jnp.array([[3.0, 4.0]]), "d": jnp.array([[2.0]])}}
+    gradients = {"a": jnp.array([[0.3, 0.4]]), "b": {"c": jnp.array([[1e6, 1e6]]), "d": jnp.array([[0.0]])}}
+    config = OptimizerConfig("adamw", Schedule(learning_rate=0.1), weight_decay=0.5, clip_norm=0.1)
+    optimizer = train_only(config.build(), {"a": True, "b": {"c": False, "d": False}})
+    state = optimizer.init(params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) == 2 * 2 + 1  # two moments of `a`, and the count
+    alone = config.build()
+    expected, alone_state = params["a"], alone.init(params["a"])
+    for _ in range(3):
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        updates, alone_state = alone.update(gradients["a"], alone_state, expected)
+        expected = optax.apply_updates(expected, updates)
+    np.testing.assert_array_equal(params["a"], expected)
+    assert params["b"]["c"].tolist() == [[3.0, 4.0]] and params["b"]["d"].tolist() == [[2.0]]
 
 
 def test_schedules_at_their_key_points():

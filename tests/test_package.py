@@ -247,6 +247,16 @@ def test_page_on_texts_runs(run_blocks, data_dir, capsys):
     assert len(names["texts"]) == 3 and len(names["tokens"]) == len(names["log_probs"]) == 6
 
 
+def test_page_on_fine_tuning_runs(run_blocks):
+    """What is frozen stays, and so does what LoRA adapts."""
+    names = run_blocks("docs/fine-tuning.md")
+    merged, params = names["merged"], names["params"]
+    for path in ("token_embedding", "embedding_norm"):
+        for before, after in zip(params[path].values(), merged[path].values(), strict=True):
+            np.testing.assert_array_equal(before, after)
+    assert names["result"].figures["steps"] == 8
+
+
 def test_readme_commands_are_those_that_are_tested():
     """The two first commands are what CI and the install tests run."""
     readme = (ROOT / "README.md").read_text()

@@ -111,6 +111,34 @@ def read_all(name: str, class_names: Sequence[str], encoding: str = "utf-8") -> 
     return Table(str(path), {"all": rows}, tuple(class_names), _version({"all": rows}))
 
 
+def read_texts(name: str, encoding: str = "utf-8") -> list[Row]:
+    """Reads texts to predict, a line each, with labels where the first one has one: `text TAB label`.
+
+    Args:
+        name: of a file.
+        encoding: of it.
+
+    Raises:
+        UsageError: for an unknown file or encoding.
+        JaxgenError: for a file that is empty, of another encoding, or no such table; names the line.
+    """
+    file = absolute(name)
+    split = [(number, _fields(line)) for number, line in _lines(file, encoding) if line.strip()]
+    if split and len(split[0][1]) == 2:
+        return list(_read(file, _LABELLED, encoding))
+    rows = []
+    for number, fields in split:
+        if len(fields) != 1:
+            raise JaxgenError(
+                f"{shown(file)}, line {number}: {len(fields)} columns, not one as in the first line"
+            )
+        if number > 1 or fields[0].strip().lower() not in ("text", "sentence"):
+            rows.append(Row(fields[0].strip(), "", f"{shown(file)}, line {number}"))
+    if not rows:
+        raise JaxgenError(f"{shown(file)} is empty: there is no text in it")
+    return rows
+
+
 def check_labels(rows: Sequence[Row], names: Sequence[str]) -> None:
     """Checks that labels are among those of the training texts; raises JaxgenError with the line of one that isn't."""
     for row in rows:

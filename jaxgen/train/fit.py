@@ -41,6 +41,7 @@ def fit(
     epochs: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    params: Any = None,
     validation: Data | None = None,
     test: Data | None = None,
     patience: int | None = None,
@@ -69,6 +70,7 @@ def fit(
         epochs: the length in passes over the data.
         batch_size: examples a step, over all devices.
         seed: of the parameters, the order of the examples, and the steps' randomness.
+        params: what to begin with in the place of parameters that are drawn, such as those of a trained model.
         validation: a split to evaluate during the run and to choose the best state by.
         test: a split to evaluate at the end, and during the run where there is no validation split.
         patience: stop after this many evaluations without a better validation loss.
@@ -76,8 +78,9 @@ def fit(
         ema_decay: keep a moving average of the parameters, and evaluate with it.
         gradient: `dense`, or `rows(...)` with a `RowOptimizer`.
         workdir: a run directory; checkpoints in it are resumed.
-        record: what `config.json` says of the run beside what is written in any case. Give the optimiser's
-            settings as `optimizer`, and a run isn't gone on with under others: a transformation can't be read.
+        record: what `config.json` says of the run beside what is written in any case, or in its place. Give the
+            optimiser's settings as `optimizer`, and a run isn't gone on with under others: a transformation can't be
+            read.
         report_every: steps between reports; ten an epoch, at most 100 steps apart, by default.
         evaluate_every: steps between evaluations; an epoch by default.
         checkpoint_every: steps between checkpoints; by default as often as evaluations, but 15 s apart where
@@ -137,7 +140,9 @@ def fit(
             if train.text is not None:
                 directory.keep_tokenizer(train.text.tokenizer)
         example = with_weights(train.gather(order(0)[0]), order(0)[1])
-        state = TrainState.create(task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None)
+        state = TrainState.create(
+            task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None, params=params
+        )
         count = steps_per_call or _steps_per_call(step, state, example, settings.report_every)
         session = Session(
             settings=settings,

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Key
 
+from jaxgen.errors import UsageError
+
 
 @struct.dataclass
 class TrainState:
@@ -34,7 +36,14 @@ class TrainState:
 
     @classmethod
     def create(
-        cls, task: Any, optimizer: Any, rng: Key[Array, ""], example: Any, *, ema: bool = False
+        cls,
+        task: Any,
+        optimizer: Any,
+        rng: Key[Array, ""],
+        example: Any,
+        *,
+        ema: bool = False,
+        params: Any = None,
     ) -> "TrainState":
         """Makes the first state of a task.
 
@@ -44,9 +53,14 @@ class TrainState:
             rng: typed key; the parameters and the steps' keys are derived from it.
             example: a batch, or a tree of `jax.ShapeDtypeStruct` like one; only shapes and dtypes are used.
             ema: whether to keep a moving average of the parameters.
+            params: what to begin with in the place of the task's own; they are copied.
+
+        Raises:
+            UsageError: for parameters that aren't the task's.
         """
         init_rng, step_rng = jax.random.split(rng)
-        params, model_state = task.init(init_rng, example)
+        own, model_state = task.init(init_rng, example)
+        params = own if params is None else _given(params, own)
         # The batch of a game holds a slice for each repeat, its carry the rows of one slice.
         batch_size = jax.tree.leaves(example)[0].shape[0] // getattr(optimizer, "slices", 1)
         state = cls(
@@ -63,6 +77,26 @@ class TrainState:
     def evaluation_params(self) -> Any:
         """Gives the parameters to evaluate and export with: the moving average where there is one."""
         return self.params if self.ema_params is None else self.ema_params
+
+
+def _given(params: Any, own: Any) -> Any:
+    """Copies the parameters to begin with, since a state is donated; refuses those of another model."""
+    given, wanted = (
+        {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (params, own))
+    )
+    differing = [
+        name
+        for name in {**wanted, **given}
+        if name not in given or name not in wanted or jnp.shape(given[name]) != wanted[name].shape
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UsageError(
+            f"the parameters to begin with aren't the model's: {', '.join(differing[:3])}{more} are missing, of no "
+            "use or of another shape"
+        )
+    return jax.tree.map(lambda leaf, value: jnp.array(value, leaf.dtype), own, params)
 
 
 def _without_aliases(tree: Any) -> Any:

@@ -391,3 +391,27 @@ def test_eta_does_not_count_compilation(capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert "ETA" not in first
     assert second.endswith("1,400 examples/s  ETA 1:10")
+
+
+def test_it_begins_with_the_parameters_that_are_given():
+    own, _ = LINE.init(jax.random.key(0), rows())
+    given = jax.tree.map(lambda leaf: np.full(leaf.shape, 2.0), own)
+    still = jax.tree.map(jax.numpy.asarray, given)
+    for params in (given, still):
+        result = fit(steps=1, optimizer=optax.sgd(0.0), params=params)
+        assert all((leaf == 2.0).all() and leaf.dtype == np.float32 for leaf in leaves(result))
+    assert all((leaf == 2.0).all() for leaf in jax.tree.leaves(still)), "they are not donated"
+
+
+def test_parameters_of_another_model_are_refused():
+    own, _ = LINE.init(jax.random.key(0), rows())
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(own)]
+    first = jax.tree_util.keystr(paths[0], simple=True, separator="/")
+    for wrong in (
+        {**own, "more": np.zeros(3)},
+        jax.tree.map(lambda leaf: np.zeros((*leaf.shape, 1)), own),
+        {},
+    ):
+        name = "more" if "more" in wrong else first
+        with pytest.raises(UsageError, match=f"the parameters to begin with aren't the model's: {name}"):
+            fit(params=wrong)
