@@ -8,7 +8,7 @@ jaxgen predict runs/pydocs_bert/DATE-TIME "The [MASK] statement is used to raise
 jaxgen fine-tune runs/pydocs_bert/DATE-TIME --data labels.tsv --head classification
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -16,8 +16,11 @@ import numpy as np
 from jaxgen.data import Source
 from jaxgen.data.streams import tokens_of
 from jaxgen.experiment import Experiment
+from jaxgen.fine_tune import fine_tune
+from jaxgen.fine_tune_config import FineTuneConfig
 from jaxgen.models import BERT
 from jaxgen.run import main
+from jaxgen.run_directory import RunDirectory
 from jaxgen.tasks import MaskedLanguageModelling
 from jaxgen.text_config import BERTTextConfig
 
@@ -95,6 +98,13 @@ def count(task: MaskedLanguageModelling, train: Source, test: Source) -> dict[st
     return {f"{name}/accuracy": float(found / total) for name, found in hits.items()}
 
 
+def fine_tune_afterwards(config: Config, directory: RunDirectory) -> None:
+    """Fine-tunes the run to tell classes, if that is asked for, into a directory beside it."""
+    if config.fine_tune is not None:
+        told = FineTuneConfig(data=config.fine_tune, head="classification", truncate=True)
+        fine_tune(directory.path, replace(told, data_dir=config.data_dir, seed=config.seed))
+
+
 EXPERIMENT = Experiment(
     name="pydocs_bert",
     config=Config,
@@ -111,6 +121,7 @@ EXPERIMENT = Experiment(
         "vocabulary_size": 1000,
     },
     baselines=count,
+    then=fine_tune_afterwards,
 )
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ from jaxgen.models import BERT, T5
 from jaxgen.optim import OptimizerConfig, Schedule, train_only
 from jaxgen.run import horizon, report
 from jaxgen.run_directory import RunDirectory
-from jaxgen.run_sample import write_sample
 from jaxgen.saved_run import SavedRun, draw_plots
 from jaxgen.tasks import SequenceToSequence, TextClassification
+from jaxgen.text_to_text import score_split
 from jaxgen.train.fit import fit
 from jaxgen.train.hooks import Hook, say
 from jaxgen.train.state import TrainState, count_parameters
@@ -248,8 +248,12 @@ class _Told(Hook):
         shown_split = self._splits.get("test", self._splits["validation"])
         plain = self._start.plain(state)
         draw_plots(self._directory, self._start.task, plain, shown_split)
-        if text := write_sample(self._directory, self._start.task, plain, shown_split):
-            say(text)
+        if "labels" in shown_split[0]:
+            directory = self._directory.path / "samples"
+            directory.mkdir(exist_ok=True)
+            scores = score_split(directory, self._start.task, plain, shown_split)
+            name = "test" if "test" in self._splits else "validation"
+            figures.update({f"{name}/{score}": value for score, value in scores.items()})
 
     def _counts(self) -> tuple[int, int]:
         params = self._start.params

@@ -139,8 +139,6 @@ class BERTTextConfig(TransformerTextConfig):
     """What a token is: a piece of words, BERT's or by byte-pair encoding or the unigram model."""
     vocabulary_size: int = 4000
     """Tokens at most."""
-    embedding_size: int = 256
-    """Width of all that goes from block to block."""
     masked_fraction: float = 0.15
     """Part of the tokens that is hidden, others at each step."""
 
@@ -161,8 +159,6 @@ class T5TextConfig(TransformerTextConfig):
     """Tokens at most."""
     sequence_length: int = 128
     """Tokens of a passage before it loses spans."""
-    embedding_size: int = 256
-    """Width of all that goes from block to block."""
 
     def text_format(self, tokenizer: Tokenizer) -> SequenceFormat:
         """Cuts texts into passages; what ends them comes when they have lost their spans."""

@@ -119,6 +119,37 @@ def write_rows(
     return texts
 
 
+def score_split(directory: Path, task: Any, state: TrainState, source: Source) -> dict[str, float]:
+    """Writes for each example of a split with targets, keeps all in `SPLIT.csv` of a directory, and gives ROUGE.
+
+    Raises:
+        JaxgenError: where the file can't be written.
+    """
+    tokenizer, examples = source.text.tokenizer, source.gather(np.arange(len(source)))
+    around = {*source.text.first, *source.text.last}
+
+    def decoded(row: Int32[np.ndarray, "..."]) -> str:
+        return tokenizer.decode(
+            [int(token) for token in row if token >= 0 and int(token) not in around]
+        ).strip()
+
+    sources = [
+        decoded(row[:length]) for row, length in zip(examples["tokens"], examples["lengths"], strict=True)
+    ]
+    targets = [decoded(row) for row in examples["labels"]]
+    texts = [text.strip() for text in write_split(task, state, source)]
+    write_table(directory / f"{source.split}.csv", [sources, texts, targets])
+    return rouge(texts, targets)
+
+
+def write_table(file: Path, columns: Sequence[Sequence[str]]) -> None:
+    """Writes sources, hypotheses, and perhaps targets as a CSV."""
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerows([(*_HEADER, "target")[: len(columns)], *zip(*columns, strict=True)])
+    write_text(file, written.getvalue())
+
+
 def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = None) -> None:
     """Prints what a run writes for texts; for those of a table also into a CSV, with scores where it has targets.
 
@@ -151,10 +182,7 @@ def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = No
             say(f"{mark} {_cut(text)}")
     if len(rows) > _SHOWN:
         say(f"and {len(rows) - _SHOWN:,} more")
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    writer.writerows([(*_HEADER, "target")[: len(columns)], *rows])
-    write_text(output, written.getvalue())
+    write_table(output, columns)
     if targets:
         say("  ".join(f"{name} {value:.2f}" for name, value in rouge(texts, targets).items()))
     say(shown(output))
