@@ -1,7 +1,8 @@
 """What a trained BERT makes of texts: vectors, and tokens in the place of masks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +108,25 @@ class Encoder:
         padded, lengths = self._padded([tokens])
         vocabulary = self.tokenizer.vocabulary
 
-        @jax.jit
-        def read(params: Any, tokens: Array, lengths: Array, places: Array) -> Array:
-            variables = {"params": params}
-            features: Any = self.model.apply(variables, tokens, lengths=lengths, method="features")
-            chosen: Any = self.model.apply(variables, features[0, places], method="masked_features")
-            logits: Any = self.model.apply(variables, chosen, method="logits")
-            return jax.nn.softmax(logits)[:, : len(vocabulary)]
-
-        found = np.asarray(read(self.params, padded, lengths, np.asarray(places)))
+        found = np.asarray(self._fill(self.params, padded, lengths, np.asarray(places)))
         best = np.argsort(-found, axis=-1, kind="stable")[:, :count]
         return [
             [(vocabulary[token], float(row[token])) for token in tokens]
             for row, tokens in zip(found, best, strict=True)
         ]
+
+    @cached_property
+    def _fill(self) -> Callable[..., Array]:
+        """Compiled once for each number of masks and bucket of lengths."""
+
+        def read(params: Any, tokens: Array, lengths: Array, places: Array) -> Array:
+            variables = {"params": params}
+            features: Any = self.model.apply(variables, tokens, lengths=lengths, method="features")
+            chosen: Any = self.model.apply(variables, features[0, places], method="masked_features")
+            logits: Any = self.model.apply(variables, chosen, method="logits")
+            return jax.nn.softmax(logits)[:, : len(self.tokenizer.vocabulary)]
+
+        return jax.jit(read)
 
     def _padded(
         self, rows: list[Int32[np.ndarray, "..."]]

@@ -141,10 +141,14 @@ class BERTTextConfig(TransformerTextConfig):
     """Tokens at most."""
     masked_fraction: float = 0.15
     """Part of the tokens that is hidden, others at each step."""
+    whole_words: bool = False
+    """Hide whole words, and not single pieces of them."""
 
     def text_format(self, tokenizer: Tokenizer) -> SequenceFormat:
         """Cuts texts into passages, with what BERT has around them."""
-        return SequenceFormat.of(tokenizer, self.sequence_length, encoding=self.encoding)
+        return SequenceFormat.of(
+            tokenizer, self.sequence_length, whole_words=self.whole_words, encoding=self.encoding
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

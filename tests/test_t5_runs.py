@@ -1,0 +1,65 @@
+"""Runs of T5s: trained on passages that lose spans, then fine-tuned on pairs of texts by the same command."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from test_run import options
+
+from experiments import docstrings_t5
+from jaxgen.data.sequences import Row, Table
+from jaxgen.run import run
+from jaxgen.saved_run import SavedRun
+from jaxgen.tasks import SequenceToSequence, SpanCorruption
+from jaxgen.text_scores import rouge
+
+SMALL = {"sequence_length": 24, "embedding_size": 16, "num_layers": 1, "num_heads": 2, "batch_size": 8}
+ANIMALS = ("cat", "dog", "bird", "fish", "horse", "mouse")
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+    """A run of `docstrings_t5` of a few steps, with its fine-tuning."""
+    directory = tmp_path_factory.mktemp("t5")
+    names = np.random.default_rng(0).choice(ANIMALS, (200, 2))
+    text, pairs = directory / "book.txt", directory / "pairs.tsv"
+    text.write_text("".join(f"the {one} saw a {other} in the garden.\n" for one, other in names))
+    pairs.write_text(
+        "".join(f"the {a} saw a {b} and number {n}\tthe {a}\n" for n, (a, b) in enumerate(names))
+    )
+    told = {**SMALL, "data": str(text), "vocabulary_size": 400, "steps": 6, "evaluate_every": None}
+    run(*options("docstrings_t5", data_dir, directory / "run", **told, fine_tune=str(pairs)))
+    return directory / "run"
+
+
+def test_it_learns_from_spans_and_then_from_pairs(finished):
+    first, second = SavedRun(finished), SavedRun(finished.with_name("run-text"))
+    assert isinstance(first.task, SpanCorruption) and type(second.task) is SequenceToSequence
+    assert first.task.model == second.task.model
+    result = json.loads((second.directory.path / "result.json").read_text())
+    with (second.directory.path / "samples" / "validation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["target"] in row["source"] and row["target"].startswith("the ") for row in rows)
+    found = rouge([row["hypothesis"] for row in rows], [row["target"] for row in rows])
+    assert {f"validation/{name}": score for name, score in found.items()}.items() <= result.items()
+
+
+def test_figures_of_spans_are_those_of_the_run_again(finished):
+    result = json.loads((finished / "result.json").read_text())
+    for name, value in SavedRun(finished).evaluate().items():
+        assert value == pytest.approx(result[name], rel=1e-5)
+
+
+def test_simple_rules_choose_on_the_training_split_alone():
+    summaries = [f"Give the {animal}." for animal in ANIMALS]
+    body = "Always four words first, and then some more of them, whatever it is."
+    train = [Row(body, "Always four words first", "a.py name") for _ in range(80)]
+    test = [
+        Row(f"{summary} And more.", summary, f"a.py give_the_{animal}")
+        for summary, animal in zip(summaries, ANIMALS, strict=True)
+    ]
+    found = docstrings_t5.rules(Table("made up", {"train": train, "test": test}, (), "1"))
+    assert found["the rest's first sentence"] == found["the words of the name"] == pytest.approx(100)
+    assert found["the rest's first 4 words"] > 70
+    assert found["always 'Always four words first'"] == 0
