@@ -5,8 +5,7 @@ python -m benchmarks.encoder_workers CONTENDER JOB
 JOB is bert, masked language modelling, or t5, from texts to texts. The process prints its matmul peak in FLOP/s once it
 has compiled; then it reads numbers of steps, a line each, takes them, and prints the seconds that they took.
 
-No text is padded. jaxgen's examples say so by their lengths, as those of experiments do, and it masks what lies behind
-them; Hugging Face's models get no mask. Tokens to be hidden are chosen anew in each step on both sides.
+No text is padded, and nobody is given a mask. Tokens to be hidden are chosen anew in each step on both sides.
 """
 
 import os
@@ -76,7 +75,6 @@ def jaxgen(job: str, *options: str) -> tuple[Work, float]:
         split_host(sizes.batch)
     arrays = {
         "tokens": _tokens(sizes.source),
-        "lengths": np.full(_EXAMPLES, sizes.source, np.int32),
         **({"labels": _tokens(sizes.target)} if sizes.target else {}),
     }
     schedule = Schedule(learning_rate=_LEARNING_RATE)

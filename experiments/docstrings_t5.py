@@ -58,12 +58,9 @@ def make_task(config: Config, train: Source) -> SpanCorruption:
     tokenizer = train.text.tokenizer
     model = T5(
         vocabulary_size=train.num_classes,
-        embedding_size=config.embedding_size,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
         head_size=config.embedding_size // config.num_heads,
         feed_forward_size=config.feed_forward_size or 4 * config.embedding_size,
-        dropout=config.dropout,
+        **config.shared(),
     )
     return SpanCorruption(
         model,

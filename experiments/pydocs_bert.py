@@ -54,12 +54,9 @@ def make_task(config: Config, train: Source) -> MaskedLanguageModelling:
     model = BERT(
         vocabulary_size=train.num_classes,
         context_length=config.sequence_length,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        embedding_size=config.embedding_size,
         feed_forward_size=config.feed_forward_size,
         activation="gelu",
-        dropout=config.dropout,
+        **config.shared(),
     )
     return MaskedLanguageModelling.of(model, train.text.tokenizer, config.masked_fraction)
 

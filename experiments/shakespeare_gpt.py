@@ -80,9 +80,6 @@ def make_task(config: GPTTextConfig, train: Source) -> LanguageModelling:
     model = GPT(
         vocabulary_size=train.num_classes,
         context_length=config.sequence_length,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        embedding_size=config.embedding_size,
         num_kv_heads=config.num_kv_heads,
         feed_forward_size=config.feed_forward_size,
         positions=config.positions,
@@ -90,7 +87,7 @@ def make_task(config: GPTTextConfig, train: Source) -> LanguageModelling:
         norm=config.norm,
         use_bias=config.use_bias,
         tied=config.tied,
-        dropout=config.dropout,
+        **config.shared(),
     )
     return LanguageModelling(model, digest(train.text.tokenizer))
 

@@ -1,7 +1,7 @@
 """The options of experiments with texts, and how each kind of model has its texts cut."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.streams import TextFormat
@@ -97,6 +97,18 @@ class TransformerTextConfig(TextConfig):
     """Width inside of the feed-forward layers. By default four times the embedding."""
     dropout: float = 0.1
     """Part of the embeddings, the attention's weights and the outputs of layers that is dropped in training."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What is computed in; parameters, softmax, norms and losses are float32 in any case."""
+    remat: bool = False
+    """Save memory: what is inside of a block is made again for the gradient."""
+    scan_layers: bool = False
+    """Compile the blocks as one loop, which takes less time to compile."""
+
+    def shared(self) -> dict[str, Any]:
+        """Gives the fields that all transformers have."""
+        names = ("num_layers", "num_heads", "embedding_size", "dropout", "remat", "scan_layers")
+        dtype = None if self.dtype == "float32" else self.dtype
+        return {**{name: getattr(self, name) for name in names}, "dtype": dtype}
 
 
 @dataclass(frozen=True, kw_only=True)
