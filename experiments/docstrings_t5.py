@@ -58,7 +58,7 @@ def make_task(config: Config, train: Source) -> SpanCorruption:
     tokenizer = train.text.tokenizer
     model = T5(
         vocabulary_size=train.num_classes,
-        head_size=config.embedding_size // config.num_heads,
+        head_size=config.embedding_size // max(1, config.num_heads),  # T5 refuses none
         feed_forward_size=config.feed_forward_size or 4 * config.embedding_size,
         **config.shared(),
     )
@@ -76,7 +76,9 @@ def fine_tune_afterwards(config: Config, directory: RunDirectory) -> None:
     if config.fine_tune is None:
         return
     told = FineTuneConfig(data=config.fine_tune, head="text", truncate=True, sequence_length=128)
-    fine_tune(directory.path, replace(told, data_dir=config.data_dir, seed=config.seed))
+    fine_tune(
+        directory.path, replace(told, data_dir=config.data_dir, encoding=config.encoding, seed=config.seed)
+    )
     if config.fine_tune == "docstrings":
         for rule, score in rules(docstrings.read(config.data_dir)).items():
             say(f"{rule}: ROUGE-L {score:.2f}")

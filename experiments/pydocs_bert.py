@@ -99,7 +99,10 @@ def fine_tune_afterwards(config: Config, directory: RunDirectory) -> None:
     """Fine-tunes the run to tell classes, if that is asked for, into a directory beside it."""
     if config.fine_tune is not None:
         told = FineTuneConfig(data=config.fine_tune, head="classification", truncate=True)
-        fine_tune(directory.path, replace(told, data_dir=config.data_dir, seed=config.seed))
+        fine_tune(
+            directory.path,
+            replace(told, data_dir=config.data_dir, encoding=config.encoding, seed=config.seed),
+        )
 
 
 EXPERIMENT = Experiment(

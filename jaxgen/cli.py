@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,12 +60,13 @@ def list_experiments() -> None:
 def evaluate(
     run: _Run, split: tuple[str, ...] = (), data: str | None = None, data_dir: Path | None = None
 ) -> None:
-    """Evaluate a saved run again, from its directory alone, or a language model on any text.
+    """Evaluate a saved run again, from its directory alone, or a model of texts on any text or table of texts.
 
     Args:
         run: the run directory.
         split: splits to evaluate: train, validation, test; by default all but train.
-        data: another text: the path of a file or directory, of which all is read, or a set, of which its test split is.
+        data: another text, or table of texts: the path of a file or directory, of which all is read, or a set, of which
+            its test split is.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     from jaxgen.saved_run import SavedRun
@@ -130,7 +132,7 @@ def predict(
     saved = SavedRun(run, data_dir)
     kind = saved.config["task"]["kind"]
     if kind == "MaskedLanguageModelling":
-        text_predictions.print_filled(saved, inputs)
+        text_predictions.print_filled(saved, inputs, output, truncate)
     elif kind == "TextClassification":
         text_predictions.print_classes(saved, inputs, output, truncate)
     elif kind in _READ_AND_WRITE:
@@ -149,7 +151,7 @@ def fine_tune(run: _Run, config: Annotated[FineTuneConfig, OmitArgPrefixes]) -> 
     """
     from jaxgen.fine_tune import fine_tune
 
-    fine_tune(run, config)
+    fine_tune(run, config, shlex.join(["jaxgen", *sys.argv[1:]]))
 
 
 @_app.command
@@ -157,6 +159,7 @@ def embed(
     run: _Run,
     texts: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT ...")],
     output: Path | None = None,
+    truncate: bool = False,
 ) -> None:
     """Give a vector for each text, the mean of what a BERT makes of its tokens, of length 1: a line each.
 
@@ -164,6 +167,7 @@ def embed(
         run: a run directory, or one with a BERT in Hugging Face's files.
         texts: any number.
         output: a file for the vectors instead, .npy, float32 [texts, width].
+        truncate: cut texts off that are longer than the model's context.
     """
     import numpy as np
 
@@ -171,7 +175,7 @@ def embed(
 
     if output is not None and (output.suffix != ".npy" or output.exists()):
         raise UsageError(f"{shown(output)} is there already, or no .npy: give another --output")
-    vectors = Encoder.open(run).embed(texts)
+    vectors = Encoder.open(run).embed(texts, truncate)
     if output is None:
         for vector in vectors:
             print(" ".join(f"{value:.6f}" for value in vector))

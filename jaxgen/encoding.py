@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Float32, Int32, Integer
 
 from jaxgen import pretrained
 from jaxgen.data.pretrained_tokenizers import open_tokenizer
+from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.subwords import Subwords
-from jaxgen.data.tokenizers import Tokenizer, encode_sequence
+from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import UsageError, shown
 from jaxgen.files import read_json
 from jaxgen.generate.prompts import pad_to_bucket
@@ -71,34 +72,57 @@ class Encoder:
             raise UsageError(f"{shown(run.directory.path)} is a run of a {type(model).__name__}, no BERT")
         return cls(model, run.state.evaluation_params(), run.tokenizer)
 
-    def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts width"]:
+    def embed(self, texts: Sequence[str], truncate: bool = False) -> Float32[np.ndarray, "texts width"]:
         """Gives a vector of length 1 for each text, the mean of its tokens' features.
 
-        Raises:
-            UsageError: for no texts, and one that is empty or longer than the model's context.
-        """
+        Args:
+            texts: any number.
+            truncate: whether one that is longer than the model's context is cut off; else it is refused.
 
-        @jax.jit
+        Raises:
+            UsageError: for no texts, and one that is empty or too long; says which.
+        """
+        rows = [self._row(text, f"text {number}", truncate) for number, text in enumerate(texts, start=1)]
+        return np.asarray(self._embed(self.params, *self._padded(rows)))
+
+    @cached_property
+    def _embed(self) -> Callable[..., Array]:
+        """Compiled once for each number of texts and bucket of lengths."""
+
         def read(params: Any, tokens: Array, lengths: Array) -> Array:
             features: Any = self.model.apply({"params": params}, tokens, lengths=lengths, method="features")
             return mean_pooled(features, lengths)
 
-        rows = [encode_sequence(self.tokenizer, text) for text in texts]
-        return np.asarray(read(self.params, *self._padded(rows)))
+        return jax.jit(read)
 
-    def fill(self, text: str, count: int = 5) -> list[list[tuple[str, float]]]:
+    def _row(self, text: str, told: str, truncate: bool) -> Int32[np.ndarray, " tokens"]:
+        """Encodes a text with special tokens around it; `told` says where it stands, for errors."""
+        if not text.strip():
+            raise UsageError(f"{told}: the text is empty")
+        given = SequenceFormat.of(self.tokenizer, self.model.context_length, truncate=truncate)
+        return given.row(text, told)
+
+    def fill(
+        self, text: str, count: int = 5, *, truncate: bool = False, told: str = "text 1"
+    ) -> list[list[tuple[str, float]]]:
         """Gives the likeliest tokens for each mask of a text, with their probabilities.
 
+        Args:
+            text: with masks in it.
+            count: tokens for each.
+            truncate: as for `embed`.
+            told: where the text stands, for errors.
+
         Raises:
-            UsageError: for a text without a mask or longer than the model's context, and a model without the head.
+            UsageError: for a text without a mask, an empty or too long one, and a model without the head.
         """
         if "masked" not in self.model.heads or not isinstance(self.tokenizer, Subwords):
             raise UsageError("the model can't fill masks: it has no head for it, or no such tokenizer")
         mask = self.tokenizer.special.find("mask")
-        tokens = encode_sequence(self.tokenizer, text)
+        tokens = self._row(text, told, truncate)
         (places,) = np.nonzero(tokens == self.tokenizer.special_id("mask"))
         if not len(places):
-            raise UsageError(f"the text has no {mask}: put it where a token is to be found")
+            raise UsageError(f"{told}: the text has no {mask}: put it where a token is to be found")
         return self.fill_tokens(tokens, places, count)
 
     def fill_tokens(
@@ -133,7 +157,7 @@ class Encoder:
     ) -> tuple[Int32[np.ndarray, "texts time"], Int32[np.ndarray, " texts"]]:
         """Makes one batch of texts, of one of few lengths."""
         if not rows or not all(map(len, rows)):
-            raise UsageError("there is a text missing, or an empty one: give at least one word each")
+            raise UsageError("there is no text: give at least one")
         longest, context = max(map(len, rows)), self.model.context_length
         if longest > context:
             raise UsageError(f"a text has {longest} tokens, the model sees {context}: shorten it")

@@ -1,8 +1,7 @@
 """Fine-tuning: a trained BERT learns to classify texts, or a T5 to write one text for another, from a table of them."""
 
+import contextlib
 import math
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from jaxgen.fine_tune_config import FineTuneConfig
 from jaxgen.lora import Adapted, LowRank
 from jaxgen.models import BERT, T5
 from jaxgen.optim import OptimizerConfig, Schedule, train_only
-from jaxgen.run import horizon, report
+from jaxgen.run import horizon, report, telling_how_to_go_on
 from jaxgen.run_directory import RunDirectory
 from jaxgen.saved_run import SavedRun, draw_plots
 from jaxgen.tasks import SequenceToSequence, TextClassification
@@ -36,12 +35,13 @@ _ANY = 2**30
 _WARMUP, _WEIGHT_DECAY = 0.1, 0.01
 
 
-def fine_tune(run: Path, config: FineTuneConfig) -> RunDirectory:
+def fine_tune(run: Path, config: FineTuneConfig, command: str | None = None) -> RunDirectory:
     """Fine-tunes a run's model: a new run directory with its figures and plots; one that is there is gone on with.
 
     Args:
         run: the run directory, of a BERT or a T5.
         config: the options.
+        command: what goes on with it, which is told where it is stopped; by default nothing is.
 
     Raises:
         UsageError: for a run or options that can't be meant, and texts that are too long.
@@ -62,14 +62,8 @@ def fine_tune(run: Path, config: FineTuneConfig) -> RunDirectory:
         table = take_rows(table, config.labels, config.seed)
     splits = table.sources(_format(saved, table, config))
     signals.raise_if_caught()
-    try:
+    with contextlib.nullcontext() if command is None else telling_how_to_go_on(directory, command):
         _fit(_Start.of(saved, table, config), splits, directory, config)
-    except (signals.Interrupted, KeyboardInterrupt) as error:
-        if directory.config_path.exists():
-            step = error.step if isinstance(error, signals.Interrupted) else 0
-            kept = f"saved at step {step}; " if step else ""
-            say(f"{kept}go on with: {shlex.join(['jaxgen', *sys.argv[1:]])}")
-        raise
     report(directory)
     return directory
 

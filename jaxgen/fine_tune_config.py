@@ -56,6 +56,8 @@ class FineTuneConfig:
             "steps": self.steps,
             "batch-size": self.batch_size,
             "labels": self.labels,
+            "sequence-length": self.sequence_length,
+            "target-length": self.target_length,
         }
         for name, value in told.items():
             if value is not None and value < 1:

@@ -1,5 +1,6 @@
 """`run`: carries an experiment through, from the command line to a run directory with figures and plots."""
 
+import contextlib
 import datetime
 import io
 import logging
@@ -8,7 +9,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -124,25 +125,35 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
             f"{shown(config.data)}: give a --workdir that lies elsewhere"
         )
     directory.make()
+    with telling_how_to_go_on(directory, _command_to_resume(experiment.name, directory)):
+        try:
+            splits = load_splits(experiment, config, config.data_dir or directory.data_dir())
+            if is_path and not of_text:
+                counts = ", ".join(f"{len(source):,} for {name}" for name, source in splits.items())
+                _say(f"pictures of {', '.join(splits['train'].class_names)}: {counts}")
+            task = experiment.task(config, splits["train"])
+            signals.raise_if_caught()
+            _fit(experiment, config, task, splits, directory)
+        except BaseException:
+            directory.remove_if_empty()
+            raise
+        report(directory)
+        if experiment.then is not None:
+            experiment.then(config, directory)
+    return directory
+
+
+@contextlib.contextmanager
+def telling_how_to_go_on(directory: RunDirectory, command: str) -> Iterator[None]:
+    """Says where a run is stopped which command goes on with it."""
     try:
-        splits = load_splits(experiment, config, config.data_dir or directory.data_dir())
-        if is_path and not of_text:
-            counts = ", ".join(f"{len(source):,} for {name}" for name, source in splits.items())
-            _say(f"pictures of {', '.join(splits['train'].class_names)}: {counts}")
-        task = experiment.task(config, splits["train"])
-        signals.raise_if_caught()
-        _fit(experiment, config, task, splits, directory)
-    except BaseException as error:
-        directory.remove_if_empty()
-        if isinstance(error, signals.Interrupted | KeyboardInterrupt) and directory.config_path.exists():
+        yield
+    except (signals.Interrupted, KeyboardInterrupt) as error:
+        if directory.config_path.exists():
             step = error.step if isinstance(error, signals.Interrupted) else 0
             saved = f"saved at step {step}; " if step else ""
-            _say(f"{saved}go on with: {_command_to_resume(experiment.name, directory)}")
+            _say(f"{saved}go on with: {command}")
         raise
-    report(directory)
-    if experiment.then is not None:
-        experiment.then(config, directory)
-    return directory
 
 
 def report(directory: RunDirectory) -> None:

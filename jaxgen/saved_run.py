@@ -18,7 +18,7 @@ from jaxgen.data.streams import TextFormat
 from jaxgen.data.strokes import Strokes, find_strokes
 from jaxgen.data.subset import take_rows
 from jaxgen.data.tokenizers import Tokenizer
-from jaxgen.errors import JaxgenError, OwnCodeError, UsageError, shown
+from jaxgen.errors import JaxgenError, OwnCodeError, UsageError, shown, unknown
 from jaxgen.files import read_lines
 from jaxgen.lora import Adapted
 from jaxgen.parallel import make_mesh, put_state
@@ -116,14 +116,22 @@ class SavedRun:
             raise OwnCodeError(
                 f"the run was trained on {data['name']}, a text of your own code: evaluate it there"
             )
-        count, given = (self.config.get("fine_tuning") or {}).get("labels"), self.text_format
-        if split == "train" and count and isinstance(given, SequenceFormat):
-            labelled = "label" in self.example
-            table = tables.read(
-                data["name"], labelled=labelled, data_dir=self._data_dir, encoding=given.encoding
-            )
-            return take_rows(table, count, self.config["training"]["seed"]).source(split, given)
-        return self.other_text(data["name"], data["splits"][split])
+        given, part = self.text_format, data["splits"][split]
+        if not isinstance(given, SequenceFormat) or not self._of_table:
+            return self.other_text(data["name"], part)
+        labelled = "label" in self.example
+        table = tables.read(data["name"], labelled=labelled, data_dir=self._data_dir, encoding=given.encoding)
+        if part not in table.splits:
+            raise unknown("split", part, table.splits)
+        count = (self.config.get("fine_tuning") or {}).get("labels")
+        if part == "train" and count:
+            table = take_rows(table, count, self.config["training"]["seed"])
+        return table.source(part, given)
+
+    @property
+    def _of_table(self) -> bool:
+        """Whether examples are rows of a table, with a class or a text to write."""
+        return bool({"label", "labels"} & self.example.keys())
 
     def other_text(self, name: str, split: str | None = None) -> Source:
         """Reads any text, or table of texts, and makes it what the run evaluates.
@@ -137,8 +145,10 @@ class SavedRun:
             JaxgenError: where the text can't be had or read.
         """
         given = self.text_format
-        if isinstance(given, SequenceFormat) and {"label", "labels"} & self.example.keys():
+        if isinstance(given, SequenceFormat) and self._of_table:
             names = self.task.class_names if "label" in self.example else ()
+            if "label" in self.example and not names:
+                names = tuple(map(str, range(self.task.model.num_classes)))
             table, split = tables.read_split(
                 name, split, names, data_dir=self._data_dir, encoding=given.encoding
             )

@@ -90,31 +90,39 @@ def print_classes(
         say(shown(output))
 
 
-def print_filled(run: SavedRun, inputs: Sequence[str]) -> None:
+def print_filled(
+    run: SavedRun, inputs: Sequence[str], output: Path | None = None, truncate: bool = False
+) -> None:
     """Prints the likeliest tokens for the masks of texts, or of those in a file, FILE.tsv.
 
+    Args:
+        run: of a masked language model.
+        inputs: texts, or one file of them.
+        output: None: there is no CSV of masks.
+        truncate: as for `classify`.
+
     Raises:
-        UsageError: for no text, and what `Encoder.fill` refuses.
+        UsageError: for no text, an `output`, and what `Encoder.fill` refuses; says where the text stands.
         JaxgenError: for a file that can't be read.
     """
+    if output is not None:
+        raise UsageError("--output is for classes, and for what is written: leave it out to fill masks in")
     rows, _ = _read(run, inputs)
     encoder = Encoder.of(run)
     for row in rows:
+        filled = encoder.fill(row.text, truncate=truncate, told=row.place)
         say(row.text)
-        for number, found in enumerate(encoder.fill(row.text), start=1):
+        for number, found in enumerate(filled, start=1):
             listed = ", ".join(f"{token} {100 * probability:.1f} %" for token, probability in found)
             say(f"  {number}: {listed}")
 
 
 def _read(run: SavedRun, inputs: Sequence[str]) -> tuple[list[Row], bool]:
     """Gives the texts, and whether they are those of a file."""
-    if not inputs:
-        raise UsageError("give texts, or a file of them, FILE.tsv")
-    if not any(text.endswith(".tsv") for text in inputs):
+    table = tsv.named_table(inputs)
+    if table is None:
         return [Row(text, "", f"text {number}") for number, text in enumerate(inputs, start=1)], False
-    if len(inputs) > 1:
-        raise UsageError("give texts, or one file of them, FILE.tsv: not several, nor both")
-    return tsv.read_texts(inputs[0], run.text_format.encoding), True
+    return tsv.read_texts(table, run.text_format.encoding), True
 
 
 def _format(run: SavedRun, truncate: bool) -> SequenceFormat:

@@ -161,16 +161,14 @@ def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = No
     Raises:
         JaxgenError: for no text, a table that is none, and where the CSV would replace what is none of these.
     """
-    if not inputs:
-        raise UsageError("give the texts to read, or a table of them, FILE.tsv")
-    table = Path(inputs[0]) if len(inputs) == 1 and inputs[0].endswith(".tsv") else None
+    table = tsv.named_table(inputs)
     if table is None:
         if output is not None:
             raise UsageError("--output is for what is written for a table, FILE.tsv: leave it out")
         for text in _write(run.writer, inputs):
             say(text)
         return
-    sources, targets = tsv.read_sources(str(table), run.config["data"]["text"]["encoding"])
+    sources, targets = tsv.read_sources(table, run.text_format.encoding)
     output = run.directory.path / "predictions.csv" if output is None else output
     _check_output(output)
     texts = _write(run.writer, sources)

@@ -11,6 +11,7 @@ from experiments import pydocs_bert
 from jaxgen.data.streams import tokens_of
 from jaxgen.encoding import Encoder
 from jaxgen.run import run
+from jaxgen.run_directory import RunDirectory
 from jaxgen.saved_run import SavedRun
 
 SMALL = {"sequence_length": 24, "embedding_size": 16, "num_layers": 1, "num_heads": 2, "batch_size": 8}
@@ -76,3 +77,11 @@ def test_it_fills_masks_and_shows_what_it_guessed(finished, saved):
 
 def test_another_text_is_evaluated(saved, text):
     assert saved.evaluate({"all": saved.other_text(str(text))})["all/accuracy"] > 0
+
+
+def test_the_table_to_fine_tune_on_is_read_in_the_encoding_of_the_text(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(pydocs_bert, "fine_tune", lambda run, told: asked.append(told))
+    config = pydocs_bert.Config(fine_tune="labels.tsv", encoding="latin-1")
+    pydocs_bert.fine_tune_afterwards(config, RunDirectory(tmp_path))
+    assert [told.encoding for told in asked] == ["latin-1"]

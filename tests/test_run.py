@@ -96,6 +96,16 @@ def test_finished_run_is_left_alone(finished, data_dir, capsys):
     assert not {name for name in changed if not name.startswith("events.out")}
 
 
+def test_run_stopped_in_what_comes_afterwards_goes_on_by_the_same_command(finished, data_dir, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    experiment, config = options("mnist_fnn", data_dir, finished, steps=None, epochs=10)
+    with pytest.raises(KeyboardInterrupt):
+        run(dataclasses.replace(experiment, then=interrupt), config)
+    assert "go on with: python -m experiments.mnist_fnn" in capsys.readouterr().out
+
+
 def test_run_stopped_while_it_draws_is_finished_by_the_same_command(data_dir, tmp_path, monkeypatch, capsys):
     def interrupt(*arguments):
         raise KeyboardInterrupt

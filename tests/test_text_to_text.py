@@ -194,11 +194,25 @@ def test_predict_writes_for_texts_and_tables(imported, writer, table, capsys, tm
     assert (imported / "predictions.csv").read_text().startswith("source,hypothesis\na cab,")
 
 
+def test_an_imported_model_is_evaluated_on_a_table(imported, writer, tmp_path):
+    (tmp_path / "pairs.tsv").write_text("a cab\tbac\nd\ta bead\n")
+    saved = SavedRun(imported)
+    figures = saved.evaluate({"text": saved.other_text(str(tmp_path / "pairs.tsv"))})
+    nats = []
+    for source, target in (("a cab", "bac"), ("d", "a bead")):
+        labels = [*writer.tokenizer.encode(target), END]
+        read, before = np.array([[*writer.tokenizer.encode(source), END]]), np.array([[0, *labels[:-1]]])
+        logits = writer.task.model.apply({"params": writer.state.params}, read, before)[0]
+        nats += (-jax.nn.log_softmax(logits)[np.arange(len(labels)), np.array(labels)]).tolist()
+    assert figures["text/loss"] == pytest.approx(np.mean(nats), rel=1e-4)
+
+
 def test_predictions_that_can_not_be(imported, table, capsys, tmp_path):
     (tmp_path / "other.csv").write_text("mine\n")
     (tmp_path / "bad.tsv").write_text("a\nb\tc\n")
     for arguments, message in (
-        ((), "give the texts to read, or a table of them"),
+        ((), "give texts, or a file of them, FILE.tsv"),
+        ((table[0], tmp_path / "bad.tsv"), "give texts, or one file of them"),
         (("a", "--output", tmp_path / "x.csv"), "--output is for what is written for a table"),
         ((table[0], "--output", tmp_path / "other.csv"), "would be written over"),
         ((table[0], "--output", tmp_path / "x.tsv"), "is no CSV"),

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxgen.data import tokenizers
+from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source
+from jaxgen.data.streams import TextFormat
 from jaxgen.data.strokes import find_strokes
 
 
@@ -21,14 +23,14 @@ def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, An
         "image_size": train.image_size,
         "image_channels": train.image_channels,
         "version": train.version,
-        **({} if train.text is None else {"text": describe_text(train)}),
+        **({} if train.text is None else {"text": describe_text(train.text)}),
     }
 
 
-def describe_text(source: Source) -> dict[str, Any]:
+def describe_text(given: TextFormat | SequenceFormat) -> dict[str, Any]:
     """Describes how a text is made into examples."""
-    fields = {field.name: getattr(source.text, field.name) for field in dataclasses.fields(source.text)}
-    return {**fields, "tokenizer": tokenizers.digest(source.text.tokenizer)}
+    fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
+    return {**fields, "tokenizer": tokenizers.digest(given.tokenizer)}
 
 
 def describe_examples(train: Source) -> dict[str, Any]:

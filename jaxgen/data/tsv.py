@@ -130,13 +130,29 @@ def read_texts(name: str, encoding: str = "utf-8") -> list[Row]:
     for number, fields in split:
         if len(fields) != 1:
             raise JaxgenError(
-                f"{shown(file)}, line {number}: {len(fields)} columns, not one as in the first line"
+                f"{shown(file)}, line {number}: {len(fields)} columns; a line is text, or text TAB label, as the "
+                "first one is"
             )
         if number > 1 or fields[0].strip().lower() not in ("text", "sentence"):
             rows.append(Row(fields[0].strip(), "", f"{shown(file)}, line {number}"))
     if not rows:
         raise JaxgenError(f"{shown(file)} is empty: there is no text in it")
     return rows
+
+
+def named_table(inputs: Sequence[str]) -> str | None:
+    """Gives the table, FILE.tsv, that is to be read in the place of texts; None where there are texts.
+
+    Raises:
+        UsageError: for nothing, several tables, and texts beside one.
+    """
+    if not inputs:
+        raise UsageError("give texts, or a file of them, FILE.tsv")
+    if not any(text.endswith(".tsv") for text in inputs):
+        return None
+    if len(inputs) > 1:
+        raise UsageError("give texts, or one file of them, FILE.tsv: not several, nor both")
+    return inputs[0]
 
 
 def check_labels(rows: Sequence[Row], names: Sequence[str]) -> None:

@@ -121,7 +121,7 @@ def turned_kernels(params: Any) -> Any:
     """
 
     def turn(path: Any, leaf: Array) -> Array:
-        named = getattr(path[-1], "key", None) == "kernel"
+        named = path[-1:] == (jax.tree_util.DictKey("kernel"),)
         return leaf.T if named and leaf.ndim == 2 else leaf
 
     return jax.tree_util.tree_map_with_path(turn, params)

@@ -100,9 +100,10 @@ def _attend_to_parts(
         scores += bias[..., :time].reshape(scores.shape)
     visible = jnp.arange(time) < lengths[:, None]
     weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, UNSEEN)).astype(query.dtype)
-    begin, attended = 0, jnp.zeros(grouped.shape, query.dtype)
+    # In float32, so that parts are added up no less exactly than one would be.
+    begin, attended = 0, jnp.zeros(grouped.shape, jnp.float32)
     for value in values:
-        end = begin + value.shape[2]
-        attended += jnp.einsum("bkgs,bksd->bkgd", weights[..., begin:end], value)
+        end, part = begin + value.shape[2], weights[..., begin : begin + value.shape[2]]
+        attended += jnp.einsum("bkgs,bksd->bkgd", part, value, preferred_element_type=jnp.float32)
         begin = end
-    return attended.reshape(query.shape)
+    return attended.astype(query.dtype).reshape(query.shape)

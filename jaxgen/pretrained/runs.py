@@ -9,8 +9,11 @@ import jax.numpy as jnp
 
 from jaxgen import pretrained
 from jaxgen.config import describe
+from jaxgen.data.description import describe_text
 from jaxgen.data.pretrained_tokenizers import open_tokenizer, write_tokenizer
 from jaxgen.data.sentencepieces import SentencePieces
+from jaxgen.data.sequences import SequenceFormat
+from jaxgen.data.streams import TextFormat
 from jaxgen.data.subwords import Subwords
 from jaxgen.data.tokenizers import Tokenizer, Words, digest
 from jaxgen.errors import UsageError
@@ -104,7 +107,15 @@ def task_of(model: nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any]) -
 def _record(task: Any, tokenizer: Tokenizer, directory: Path) -> dict[str, Any]:
     """Gives what `config.json` says of a run, for one that was never trained and has no data."""
     length = getattr(task.model, "context_length", _T5_LENGTH)
-    tokens = {"shape": [length], "dtype": "int32"}
+    tokens, number = {"shape": [length], "dtype": "int32"}, {"shape": [], "dtype": "int32"}
+    given: TextFormat | SequenceFormat
+    if isinstance(task, LanguageModelling):
+        given, example = TextFormat(tokenizer, length, 0), {"tokens": tokens, "labels": tokens}
+    else:
+        target = length if isinstance(task, SequenceToSequence) else 0
+        given = SequenceFormat.of(tokenizer, length, target_length=target)
+        others = {SequenceToSequence: {"labels": tokens}, TextClassification: {"label": number}}
+        example = {"tokens": tokens, "lengths": number, **others.get(type(task), {})}
     data: dict[str, Any] = {
         "name": str(directory.absolute()),
         "splits": {},
@@ -112,20 +123,14 @@ def _record(task: Any, tokenizer: Tokenizer, directory: Path) -> dict[str, Any]:
         "image_size": None,
         "image_channels": None,
         "version": None,
-        "text": {
-            "tokenizer": digest(tokenizer),
-            "sequence_length": length,
-            "streams": 0,
-            "document_starts": False,
-            "encoding": "utf-8",
-        },
+        "text": describe_text(given),
     }
     return {
         "experiment": None,
         "task": describe(task),
         "data": data,
         "training": {"ema_decay": None},
-        "example": {"tokens": tokens, "labels": tokens},
+        "example": example,
         "strokes": None,
         "data_dir": None,
         "device_count": 1,

@@ -60,3 +60,10 @@ def test_two_functions_serve_a_bucket(kind):
     with compilations() as larger:
         write([[1] * 17, [2]], 3, 8, 3)
     assert loop.start._cache_size() == before[0] + 2 and larger
+
+
+def test_kernels_alone_are_turned_whatever_the_parameters_are():
+    matrix = np.ones((2, 3))
+    turned = loop.turned_kernels({"layer": {"kernel": matrix, "bias": matrix}, "kernel": matrix[0]})
+    assert {name: leaf.shape for name, leaf in turned["layer"].items()} == {"kernel": (3, 2), "bias": (2, 3)}
+    assert turned["kernel"].shape == (3,) and loop.turned_kernels(matrix).shape == (2, 3)

@@ -168,6 +168,14 @@ def test_a_cache_has_room_in_parts_and_a_full_one_stays_as_it_is():
     assert max(len(parts) for parts in with_room(as_cache([key, value]), 10_000).values()) == 8
 
 
+def test_parts_of_a_cache_add_up_in_float32():
+    key, value = (normal(seed, 1, 512, 2, DEPTH).astype(jnp.bfloat16) for seed in (1, 2))
+    query, whole = normal(0, 1, HEADS, DEPTH).astype(jnp.bfloat16), as_cache([key, value])
+    told = (query, jnp.array([512]))
+    one, parts = (attend_to_cache(told[0], cache, told[1]) for cache in (whole, with_room(whole, 512)))
+    np.testing.assert_allclose(*(np.asarray(found, np.float32) for found in (parts, one)), rtol=2**-7, atol=0)
+
+
 @pytest.mark.parametrize("masks", ["none", "both"])
 def test_the_kernel_of_tpus_gives_the_same(masks):
     """Interpreted, in two blocks; a row whose queries are padding means nothing."""

@@ -33,6 +33,8 @@ def test_vectors_are_normalised_means_of_the_text_alone(encoder):
         mean = features(encoder, encoder.tokenizer.encode_pair(text)[0]).mean(axis=0)
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    cut = encoder.embed(["a b c d e f g h", "d"], truncate=True)
+    np.testing.assert_allclose(cut, encoder.embed(["a b c d e f g", "d"]), atol=1e-6)
 
 
 def test_masks_are_filled_in(encoder):
@@ -68,10 +70,11 @@ def test_from_the_command_line(directory, encoder, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("ask", "told"),
     [
-        (lambda encoder: encoder.embed([]), "there is a text missing, or an empty one"),
+        (lambda encoder: encoder.embed([]), "there is no text: give at least one"),
+        (lambda encoder: encoder.embed(["a", " "]), "text 2: the text is empty"),
         (
             lambda encoder: encoder.embed(["a b c d e f g h"]),
-            "a text has 10 tokens, the model sees 9: shorten it",
+            "text 1: the text has 8 tokens, and there is room for 7: give a larger length, or --truncate",
         ),
         (lambda encoder: encoder.fill("a b"), r"the text has no \[MASK\]: put it where"),
         (lambda encoder: Encoder.open(STORED / "gpt2"), "gpt2 holds a GPT, no BERT"),

@@ -261,6 +261,8 @@ def test_usual_learning_rates_are_larger_for_narrow_models_and_for_lora(bert, la
         ({"labels": 49}, "--labels 49: there are 48 rows to train on, of 2 classes"),
         ({"labels": 0}, "--labels must be at least 1, not 0"),
         ({"steps": 0}, "--steps must be at least 1, not 0"),
+        ({"sequence_length": 0}, "--sequence-length must be at least 1, not 0"),
+        ({"head": "text", "target_length": 0}, "--target-length must be at least 1, not 0"),
         ({"frozen_layers": 3}, "--frozen-layers 3: the model has 2 layers; give 0 to 2, or all"),
         ({"lora_rank": 17}, "the rank of LoRA is 17, but .* is of 16 x 16: take 16 at most"),
         ({"lora_rank": 0}, "the rank of LoRA is 0; it must be at least 1"),
@@ -276,6 +278,20 @@ def test_what_cannot_be_meant_is_one_line(options, told, bert, labelled, tmp_pat
     with pytest.raises(UsageError, match=told) as caught:
         fine_tune(bert, config(workdir=tmp_path / "run", **options))
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_where_it_is_stopped_the_command_that_goes_on_is_told(bert, labelled, tmp_path, monkeypatch, capsys):
+    def stop(*arguments, **options):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    for command, told in (("the command", "go on with: the command\n"), (None, "")):
+        monkeypatch.setattr(module, "fit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune(bert, config(labelled, tmp_path / "run"), command)
+        assert capsys.readouterr().out == told
+        shutil.rmtree(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Classes of texts, and masks of a file's: against the model applied to each text alone, and by the command line."""
 
 import csv
+import json
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ def make_run(root, name, **options):
     params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     # So that probabilities differ more than a little.
     params = jax.tree.map(lambda leaf: 25 * leaf if leaf.ndim > 1 else leaf, params)
-    more = labels(NAMES) if "classification" in model.heads else {}
+    more = labels(NAMES[: model.num_classes]) if "classification" in model.heads else {}
     pretrained.bert.save(model, params, root / f"{name}-theirs", more)
     write_tokenizer(word_pieces(), root / f"{name}-theirs")
     import_run(root / f"{name}-theirs", root / name)
@@ -112,6 +113,28 @@ def test_a_file_becomes_a_csv_with_the_accuracy_of_its_labels(run, tmp_path, cap
     assert output.read_text() == "mine\n"
 
 
+def test_an_imported_classifier_is_evaluated_on_a_table(run, tmp_path):
+    saved, texts = SavedRun(run), texts_of(3, 5, 7, 4)
+    labels = ["good", "bad", "good", "fair"]
+    lines = [f"{text}\t{label}" for text, label in zip(texts, labels, strict=True)]
+    (tmp_path / "texts.tsv").write_text("\n".join(lines))
+    figures = saved.evaluate({"text": saved.other_text(str(tmp_path / "texts.tsv"))})
+    expected = [alone(saved, text)[NAMES.index(label)] for text, label in zip(texts, labels, strict=True)]
+    assert figures["text/loss"] == pytest.approx(-np.log(expected).mean(), rel=1e-4)
+    (tmp_path / "texts.tsv").write_text("a b\tgood\nc\todd\n")
+    with pytest.raises(JaxgenError, match="line 2: no training text has the label 'odd'"):
+        saved.other_text(str(tmp_path / "texts.tsv"))
+
+
+def test_classes_without_names_are_told_by_number(tmp_path):
+    run = make_run(tmp_path, "unnamed", heads=("classification",), num_classes=2)
+    told = json.loads((run / "config.json").read_text())
+    told["task"]["class_names"] = []
+    (run / "config.json").write_text(json.dumps(told))
+    (tmp_path / "texts.tsv").write_text("a b\t1\nc\t0\n")
+    assert SavedRun(run).other_text(str(tmp_path / "texts.tsv")).arrays()["label"].tolist() == [1, 0]
+
+
 def test_long_texts_are_cut_off_when_asked_to(run, tmp_path, capsys):
     saved, (text,) = SavedRun(run), texts_of(CONTEXT)
     with pytest.raises(UsageError, match="text 1: the text has 40 tokens, and there is room for 38"):
@@ -154,7 +177,7 @@ def test_files_of_texts(tmp_path):
             Row(text, label, f"{file}, line {line}") for text, label, line in expected
         ]
     for content, told in (
-        ("a\nb\tx\n", "line 2: 2 columns, not one as in the first line"),
+        ("a\nb\tx\n", "line 2: 2 columns; a line is text, or text TAB label"),
         ("a\tx\nb\n", "line 2: one column, not two"),
         ("\n \n", "texts.tsv is empty: there is no text in it"),
         ("text\n", "texts.tsv is empty: there is no text in it"),
@@ -171,3 +194,13 @@ def test_masks_of_a_file_are_filled_in(tmp_path, capsys):
     code, from_file, err = call(capsys, "predict", run, tmp_path / "texts.tsv")
     assert (code, err) == (0, "") and from_file.count(" %") == 10
     assert call(capsys, "predict", run, *texts) == (0, from_file, "")
+    (tmp_path / "texts.tsv").write_text("a [MASK] c\nb c\n")
+    code, out, err = call(capsys, "predict", run, tmp_path / "texts.tsv")
+    assert code == 2 and "texts.tsv, line 2: the text has no [MASK]" in err and out.startswith("a [MASK] c\n")
+    code, _, err = call(capsys, "predict", run, *texts, "--output", tmp_path / "masks.csv")
+    assert code == 2 and "--output is for classes" in err
+    (long,) = texts_of(CONTEXT)
+    code, _, err = call(capsys, "predict", run, f"[MASK] {long}")
+    assert code == 2 and "text 1: the text has 41 tokens, and there is room for 38" in err
+    code, out, _ = call(capsys, "predict", run, f"[MASK] {long}", "--truncate")
+    assert code == 0 and out.count(" %") == 5
