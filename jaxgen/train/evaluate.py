@@ -121,7 +121,7 @@ def predict_split(
     task: Any, state: TrainState, source: Source, batch_size: int = BATCH_SIZE
 ) -> dict[str, np.ndarray]:
     """Gives the task's predictions for every example of a split, in order, as NumPy arrays."""
-    return predict_source(jax.jit(task.predict), state, source, batch_size)
+    return predict_source(jax.jit(task.predict), state, source, _batch_size(source, batch_size))
 
 
 def predict_source(
