@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from jaxgen.data.subwords import SpecialTokens, Subwords, finish
 from jaxgen.errors import UsageError
 from jaxgen.generate import Sampler, beam_search, loop
 from jaxgen.models import RecurrentLanguageModel
-from jaxgen.pretrained.runs import import_run
+from jaxgen.pretrained.runs import export_run, import_run
 from jaxgen.saved_run import SavedRun
 from jaxgen.tasks import SequenceToSequence, SpanCorruption
 from jaxgen.text_scores import rouge
@@ -192,6 +193,17 @@ def test_predict_writes_for_texts_and_tables(imported, writer, table, capsys, tm
     code, out, _ = call(capsys, "predict", imported, sources)
     assert code == 0 and out.count("  ->") == 10 and "and 2 more" in out and "rouge" not in out
     assert (imported / "predictions.csv").read_text().startswith("source,hypothesis\na cab,")
+
+
+def test_what_texts_begin_with_is_kept(tmp_path):
+    theirs = with_tokenizer("t5", letters(), tmp_path / "theirs")
+    config = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps({**config, "decoder_start_token_id": END}))
+    import_run(theirs, tmp_path / "run")
+    saved = SavedRun(tmp_path / "run")
+    assert saved.task.start_token == END
+    export_run(saved, tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["decoder_start_token_id"] == END
 
 
 def test_an_imported_model_is_evaluated_on_a_table(imported, writer, tmp_path):

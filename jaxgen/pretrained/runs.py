@@ -71,7 +71,13 @@ def export_run(run: "SavedRun", directory: Path) -> str:
     """
     model, tokenizer = run.task.model, run.tokenizer
     kind = pretrained.family_of(model)
-    config = {**kind.config_of(model), **_token_numbers(tokenizer), **_labels(run.task)}
+    start = getattr(run.task, "start_token", None)
+    config = {
+        **kind.config_of(model),
+        **_token_numbers(tokenizer),
+        **_labels(run.task),
+        **({} if start is None else {"decoder_start_token_id": start}),
+    }
     note = ""
     with pretrained.new_directory(directory) as made:
         family.write(made, config, run.state.evaluation_params(), kind.table(model))
