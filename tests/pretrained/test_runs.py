@@ -119,7 +119,7 @@ def test_a_bert_is_imported_with_its_head(tmp_path):
     task = SavedRun(tmp_path / "run").task
     assert (type(task).__name__, task.mask_token) == ("MaskedLanguageModelling", made.special_id("mask"))
     assert sorted(task.special_tokens) == [0, 1, 2, 3, 4]
-    (tmp_path / "text.txt").write_text("a b c d e f g h i j\n")
+    (tmp_path / "text.txt").write_text("a b c d e\n" * 4)
     passage = SavedRun(tmp_path / "run").other_text(str(tmp_path / "text.txt"))[0]
     around = [made.special_id("cls"), made.special_id("sep")]
     assert passage["tokens"][[0, passage["lengths"] - 1]].tolist() == around
