@@ -88,8 +88,9 @@ def _format(saved: SavedRun, table: Table, config: FineTuneConfig) -> SequenceFo
         raise UsageError(f"--sequence-length {length}: the model sees {context} tokens")
     wide = SequenceFormat.of(tokenizer, _ANY, target_length=_ANY)
     rows = [row for of_split in table.splits.values() for row in of_split]
-    if length is None:
-        length = _enough([len(wide.row(row.text, row.place)) for row in rows], context or _LONGEST)
+    lengths = [len(wide.row(row.text, row.place)) for row in rows]
+    length = _enough(lengths, context or _LONGEST) if length is None else length
+    _tell_cut(config, "texts", lengths, length)
     if config.head == "classification":
         target = 0
     elif not wide.last:
@@ -97,11 +98,20 @@ def _format(saved: SavedRun, table: Table, config: FineTuneConfig) -> SequenceFo
             f"the tokenizer of {shown(saved.directory.path)} has no token that ends a text: the model couldn't learn "
             "when to stop"
         )
-    elif target is None:
-        target = _enough([len(wide.target(row.other, row.place)) for row in rows], _LONGEST)
+    else:
+        lengths = [len(wide.target(row.other, row.place)) for row in rows]
+        target = _enough(lengths, _LONGEST) if target is None else target
+        _tell_cut(config, "texts to write", lengths, target)
     return SequenceFormat.of(
         tokenizer, length, target_length=target, truncate=config.truncate, encoding=config.encoding
     )
+
+
+def _tell_cut(config: FineTuneConfig, what: str, lengths: Sequence[int], room: int) -> None:
+    """Says how many texts are cut off, if they are."""
+    count = sum(length > room for length in lengths)
+    if config.truncate and count:
+        say(f"{count:,} of {len(lengths):,} {what} are longer than {room} tokens, and cut off")
 
 
 def _enough(lengths: Sequence[int], limit: int) -> int:

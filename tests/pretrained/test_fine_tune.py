@@ -318,8 +318,9 @@ def test_a_label_that_is_not_trained_on_is_told_with_its_line(bert, tmp_path):
         fine_tune(bert, config(tmp_path, tmp_path / "run"))
 
 
-def test_long_texts_are_cut_off_when_asked_to(bert, labelled, asked):
+def test_long_texts_are_cut_off_when_asked_to(bert, labelled, asked, capsys):
     (_, train, *_), _ = asked(bert, labelled, sequence_length=5, truncate=True)
+    assert "80 of 80 texts are longer than 5 tokens, and cut off\n" in capsys.readouterr().out
     cls, sep = word_pieces().special_id("cls"), word_pieces().special_id("sep")
     tokens = train.arrays()["tokens"]
     assert tokens.shape == (48, 5) and (tokens[:, 0] == cls).all() and (tokens[:, 4] == sep).all()
