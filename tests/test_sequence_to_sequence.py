@@ -1,5 +1,6 @@
 """From text to text: the loss against one written out, what the decoder reads, and corrupted spans."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -12,6 +13,8 @@ import pytest
 
 from jaxgen.config import describe, rebuild
 from jaxgen.data import from_arrays
+from jaxgen.data.sequences import SequenceFormat
+from jaxgen.data.subwords import Subwords, t5_tokens
 from jaxgen.errors import UsageError
 from jaxgen.models import RecurrentLanguageModel
 from jaxgen.objectives import content_rngs, corrupt_spans, spans_shapes, split_prefix
@@ -189,6 +192,16 @@ def test_what_does_not_fit_is_refused():
             UsageError, match=f"the 4 sentinels from {first} down are not in the model's vocabulary of 40"
         ):
             task.check(source)
+    for count in (3, 4):
+        text = SequenceFormat(Subwords("{}", special=t5_tokens(count)), 24)
+        with (
+            contextlib.nullcontext()
+            if count == 4
+            else pytest.raises(
+                UsageError, match="texts of 24 tokens lose 4 spans, but the tokenizer has 3 sentinels"
+            )
+        ):
+            SPANS.check(dataclasses.replace(source, text=text))
 
 
 def test_it_is_made_again_from_its_description():

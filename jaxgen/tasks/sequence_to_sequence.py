@@ -154,6 +154,12 @@ class SpanCorruption(SequenceToSequence):
                 f"the {spans} sentinels from {self.first_sentinel} down are not in the model's vocabulary of "
                 f"{self.model.vocabulary_size}: give another first_sentinel, or shorter texts"
             )
+        special = getattr(getattr(source.text, "tokenizer", None), "special", None)
+        if special is not None and spans > len(special.sentinels):
+            raise UsageError(
+                f"texts of {len(source[0]['tokens'])} tokens lose {spans} spans, but the tokenizer has "
+                f"{len(special.sentinels)} sentinels: give a smaller --sequence-length"
+            )
 
     def loss(
         self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
