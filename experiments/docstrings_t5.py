@@ -37,16 +37,15 @@ class Config(T5TextConfig):
     TSV file."""
     steps: int | None = 3000
     """Length of the run in steps; --steps None for that in epochs."""
-    optimizer: str = "adamw"
-    """Any Optax optimiser by its Optax name (adam, adamw, sgd, lion, ...), or momentum."""
-    learning_rate: float | None = 2e-3
-    """Peak of the learning rate."""
+    optimizer: str = "adafactor"
+    """Any Optax optimiser by its Optax name (adafactor, adamw, lion, ...). Adafactor's steps are in proportion to
+    parameters, as T5's embeddings need, which begin 50 times as large as those of other models."""
+    learning_rate: float | None = 2e-2
+    """Peak of the learning rate; of Adafactor in proportion to the parameters."""
     schedule: str = "linear"
     """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
     warmup_steps: int = 300
     """Steps over which the learning rate rises from 0 to its peak."""
-    weight_decay: float = 0.01
-    """Decay of weights (not of biases and scales), for optimisers that have it, else added."""
     clip_norm: float | None = 1.0
     """Clip gradients to this global norm."""
     evaluate_every: int | None = 500
@@ -110,8 +109,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="T5, span corruption, then first lines of docstrings",
     data="docstrings of Python's standard library (no network)",
-    time="",
-    reference="",
+    time="25 min on 2 CPU cores, beside other work",
+    reference="ROUGE-L of first lines: see docs/results.md",
     smoke={
         "num_layers": 1,
         "embedding_size": 64,

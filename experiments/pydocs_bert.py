@@ -31,11 +31,13 @@ class Config(BERTTextConfig):
 
     fine_tune: str | None = None
     """A table of texts and their classes to fine-tune on afterwards: docstring_packages (no network), or a TSV file."""
-    steps: int | None = 3000
+    batch_size: int = 16
+    """Passages a step, each from anywhere in the text, over all devices."""
+    steps: int | None = 4000
     """Length of the run in steps; --steps None for that in epochs."""
     optimizer: str = "adamw"
     """Any Optax optimiser by its Optax name (adam, adamw, sgd, lion, ...), or momentum."""
-    learning_rate: float | None = 1e-3
+    learning_rate: float | None = 3e-3
     """Peak of the learning rate."""
     schedule: str = "linear"
     """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
@@ -111,8 +113,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="BERT, masked language model",
     data="Python's language reference (no network)",
-    time="",
-    reference="",
+    time="18 min on 1 CPU core",
+    reference="26.5 % of hidden tokens (from counts of pairs: 28.9 %)",
     smoke={
         "num_layers": 1,
         "embedding_size": 64,

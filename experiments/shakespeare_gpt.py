@@ -60,6 +60,7 @@ _BABY = {
     "dropout": 0.2,
     "batch_size": 64,
     "steps": 5000,
+    "learning_rate": 1e-3,
 }
 _BEST = {
     **_LAST_TENTH,
@@ -71,7 +72,6 @@ _BEST = {
     "dropout": 0.15,
     "batch_size": 24,
     "steps": 5000,
-    "learning_rate": 2e-3,
 }
 
 

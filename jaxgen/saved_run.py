@@ -339,12 +339,15 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
     if jax.process_index() != 0:
         return []
     paths = draw_curves(directory)
-    if isinstance(source.text, TextFormat) and jax.process_count() == 1:
-        writer, tokens = Writer(task, state, source.text.tokenizer), streams.tokens_of(source)
+    if source.text is not None and jax.process_count() == 1:
+        writer = Writer(task, state, source.text.tokenizer)
         if writer.attends:
-            passage = tokens[: min(_ATTENTION_PASSAGE, source.text.sequence_length)]
+            example = source[0]
+            length = int(example.get("lengths", len(example["tokens"])))
+            passage = example["tokens"][: min(_ATTENTION_PASSAGE, length)]
             paths += draw_attention(directory, writer.attention_of(passage))
         else:
+            tokens = streams.tokens_of(source)
             paths += draw_hidden_units(directory, *writer.activations_of(tokens[:_PASSAGE]))
     if predictions is not None:
         params = jax.device_get(state.evaluation_params())
