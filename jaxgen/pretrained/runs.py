@@ -113,8 +113,10 @@ def task_of(model: nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any]) -
 def _record(task: Any, tokenizer: Tokenizer, directory: Path) -> dict[str, Any]:
     """Gives what `config.json` says of a run, for one that was never trained and has no data."""
     length = getattr(task.model, "context_length", _T5_LENGTH)
-    tokens, number = {"shape": [length], "dtype": "int32"}, {"shape": [], "dtype": "int32"}
+    tokens: dict[str, Any] = {"shape": [length], "dtype": "int32"}
+    number: dict[str, Any] = {"shape": [], "dtype": "int32"}
     given: TextFormat | SequenceFormat
+    others: dict[type, dict[str, Any]]
     if isinstance(task, LanguageModelling):
         given, example = TextFormat(tokenizer, length, 0), {"tokens": tokens, "labels": tokens}
     else:
