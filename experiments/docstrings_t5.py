@@ -10,7 +10,7 @@ jaxgen fine-tune runs/docstrings_t5/DATE-TIME --data pairs.tsv --head text
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from jaxgen.data import Source, docstrings
+from jaxgen.data import Source, docstrings, tables
 from jaxgen.data.sequences import Row, Table
 from jaxgen.data.tokenizers import digest
 from jaxgen.experiment import Experiment
@@ -54,6 +54,8 @@ class Config(T5TextConfig):
 
 def make_task(config: Config, train: Source) -> SpanCorruption:
     """Makes the task for a training text: its vocabulary, with sentinels."""
+    if config.fine_tune is not None:  # what is wrong with it is to be told before hours of training
+        tables.read(config.fine_tune, labelled=False, data_dir=config.data_dir, encoding=config.encoding)
     tokenizer = train.text.tokenizer
     model = T5(
         vocabulary_size=train.num_classes,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import jax
 import numpy as np
 
-from jaxgen.data import Source
+from jaxgen.data import Source, tables
 from jaxgen.data.streams import tokens_of
 from jaxgen.experiment import Experiment
 from jaxgen.fine_tune import fine_tune
@@ -53,6 +53,8 @@ class Config(BERTTextConfig):
 
 def make_task(config: Config, train: Source) -> MaskedLanguageModelling:
     """Makes the task for a training text: its vocabulary, with special tokens."""
+    if config.fine_tune is not None:  # what is wrong with it is to be told before hours of training
+        tables.read(config.fine_tune, labelled=True, data_dir=config.data_dir, encoding=config.encoding)
     model = BERT(
         vocabulary_size=train.num_classes,
         context_length=config.sequence_length,

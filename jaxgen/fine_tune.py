@@ -252,7 +252,7 @@ class _Told(Hook):
         shown_split = self._splits.get("test", self._splits["validation"])
         plain = self._start.plain(state)
         draw_plots(self._directory, self._start.task, plain, shown_split)
-        if "labels" in shown_split[0]:
+        if "labels" in shown_split[0] and jax.process_count() == 1:
             directory = self._directory.path / "samples"
             directory.mkdir(exist_ok=True)
             scores = score_split(directory, self._start.task, plain, shown_split)

@@ -238,7 +238,8 @@ class _Epilogue(Hook):
             figures.update(self._experiment.baselines(self._task, train, test))
         draw_plots(self._directory, self._task, state, test)
         if train.text is not None and jax.process_count() == 1:
-            _say(write_sample(self._directory, self._task, state, test))
+            if text := write_sample(self._directory, self._task, state, test):
+                _say(text)
 
 
 def _new_directory(name: str) -> Path:

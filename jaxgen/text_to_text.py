@@ -165,13 +165,13 @@ def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = No
     if table is None:
         if output is not None:
             raise UsageError("--output is for what is written for a table, FILE.tsv: leave it out")
-        for text in _write(run.writer, inputs):
+        for text in _write(run, inputs):
             say(text)
         return
     sources, targets = tsv.read_sources(table, run.text_format.encoding)
     output = run.directory.path / "predictions.csv" if output is None else output
     _check_output(output)
-    texts = _write(run.writer, sources)
+    texts = _write(run, sources)
     columns = [sources, texts, *([targets] if targets else [])]
     rows = list(zip(*columns, strict=True))
     for source, *others in rows[:_SHOWN]:
@@ -186,8 +186,10 @@ def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = No
     say(shown(output))
 
 
-def _write(writer: Writer, sources: Sequence[str]) -> list[str]:
-    return write_rows(writer, [writer.encode(source) for source in sources], max_tokens=_TOKENS)
+def _write(run: SavedRun, sources: Sequence[str]) -> list[str]:
+    """Writes for texts, as much as the run was trained to, where it was trained on targets."""
+    most = getattr(run.text_format, "target_length", 0) or _TOKENS
+    return write_rows(run.writer, [run.writer.encode(source) for source in sources], max_tokens=most)
 
 
 def _check_output(output: Path) -> None:
