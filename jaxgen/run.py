@@ -237,9 +237,13 @@ class _Epilogue(Hook):
         if self._experiment.baselines is not None:
             figures.update(self._experiment.baselines(self._task, train, test))
         draw_plots(self._directory, self._task, state, test)
-        if train.text is not None and jax.process_count() == 1:
-            if text := write_sample(self._directory, self._task, state, test):
-                _say(text)
+        alone = jax.process_count() == 1
+        if (
+            train.text is not None
+            and alone
+            and (text := write_sample(self._directory, self._task, state, test))
+        ):
+            _say(text)
 
 
 def _new_directory(name: str) -> Path:
