@@ -60,6 +60,7 @@ def make_task(config: Config, train: Source) -> MaskedLanguageModelling:
         context_length=config.sequence_length,
         feed_forward_size=config.feed_forward_size,
         activation="gelu",
+        heads=("masked", "next_sentence") if config.next_sentence else ("masked",),
         **config.shared(),
     )
     return MaskedLanguageModelling.of(model, train.text.tokenizer, config.masked_fraction)

@@ -155,11 +155,17 @@ class BERTTextConfig(TransformerTextConfig):
     """Part of the tokens that is hidden, others at each step."""
     whole_words: bool = False
     """Hide whole words, and not single pieces of them."""
+    next_sentence: bool = False
+    """Learn as well whether the second of two sentences follows the first."""
 
     def text_format(self, tokenizer: Tokenizer) -> SequenceFormat:
         """Cuts texts into passages, with what BERT has around them."""
         return SequenceFormat.of(
-            tokenizer, self.sequence_length, whole_words=self.whole_words, encoding=self.encoding
+            tokenizer,
+            self.sequence_length,
+            whole_words=self.whole_words,
+            sentence_pairs=self.next_sentence,
+            encoding=self.encoding,
         )
 
 
@@ -175,6 +181,8 @@ class T5TextConfig(TransformerTextConfig):
     """Tokens at most."""
     sequence_length: int = 128
     """Tokens of a passage before it loses spans."""
+    objective: Literal["spans", "prefix"] = "spans"
+    """What is written of a text: the spans that it has lost, or all that follows a part of it."""
 
     def text_format(self, tokenizer: Tokenizer) -> SequenceFormat:
         """Cuts texts into passages; what ends them comes when they have lost their spans."""

@@ -85,3 +85,14 @@ def test_the_table_to_fine_tune_on_is_read_in_the_encoding_of_the_text(monkeypat
     config = pydocs_bert.Config(fine_tune="labels.tsv", encoding="latin-1")
     pydocs_bert.fine_tune_afterwards(config, RunDirectory(tmp_path))
     assert [told.encoding for told in asked] == ["latin-1"]
+
+
+def test_pairs_of_sentences_and_whole_words_are_options(data_dir, text, tmp_path):
+    told = {**SMALL, "data": str(text), "vocabulary_size": 60, "steps": 3, "evaluate_every": None}
+    run(*options("pydocs_bert", data_dir, tmp_path, **told, next_sentence=True, whole_words=True))
+    saved = SavedRun(tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert 0 <= result["test/next_sentence_accuracy"] <= 1
+    example = saved.source("test")[0]
+    assert {"type_ids", "is_next", "continues"} <= example.keys()
+    assert saved.evaluate()["test/loss"] == pytest.approx(result["test/loss"], rel=1e-5)

@@ -11,7 +11,7 @@ from experiments import docstrings_t5
 from jaxgen.data.sequences import Row, Table
 from jaxgen.run import run
 from jaxgen.saved_run import SavedRun
-from jaxgen.tasks import SequenceToSequence, SpanCorruption
+from jaxgen.tasks import PrefixLanguageModelling, SequenceToSequence, SpanCorruption
 from jaxgen.text_scores import rouge
 
 SMALL = {"sequence_length": 24, "embedding_size": 16, "num_layers": 1, "num_heads": 2, "batch_size": 8}
@@ -63,3 +63,12 @@ def test_simple_rules_choose_on_the_training_split_alone():
     assert found["the rest's first sentence"] == found["the words of the name"] == pytest.approx(100)
     assert found["the rest's first 4 words"] > 70
     assert found["always 'Always four words first'"] == 0
+
+
+def test_what_follows_a_prefix_is_another_objective(data_dir, tmp_path):
+    told = {**SMALL, "data": "docstring_text", "vocabulary_size": 1000, "steps": 3, "evaluate_every": None}
+    run(*options("docstrings_t5", data_dir, tmp_path, **told, fine_tune=None, objective="prefix"))
+    saved = SavedRun(tmp_path)
+    assert type(saved.task) is PrefixLanguageModelling
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert saved.evaluate(["test"])["test/loss"] == pytest.approx(result["test/loss"], rel=1e-5)

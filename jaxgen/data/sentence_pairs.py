@@ -10,6 +10,7 @@ from jaxtyping import Bool, Int64
 
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Rows, Source
+from jaxgen.data.streams import EncodedText
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Ids, Tokenizer
 from jaxgen.errors import JaxgenError, UsageError, shown
@@ -52,7 +53,7 @@ def sentence_pairs(text: Text, given: SequenceFormat, seed: int = 0) -> Source:
     return Source(
         text.name,
         text.split,
-        _Pairs(sentences.tokens, given, pairs),
+        _Pairs(sentences.encoded, given, pairs),
         num_classes=len(given.tokenizer.vocabulary),
         shape=(given.sequence_length,),
         version=text.version,
@@ -69,17 +70,26 @@ class _Sentences:
         bounds: where each begins among the tokens, and the last one ends.
         document_begin: of each, the number of its document's first sentence.
         document_end: of each, the number of its document's last sentence, plus 1.
+        characters: that a token stands for on average.
     """
 
     tokens: Ids
     bounds: Int64[np.ndarray, " bounds"]
     document_begin: Counts
     document_end: Counts
+    characters: float
 
     @property
     def count(self) -> int:
         """Sentences."""
         return len(self.document_end)
+
+    @property
+    def encoded(self) -> EncodedText:
+        """The text as it was before it was cut."""
+        starts = np.zeros(len(self.tokens), bool)
+        starts[self.bounds[np.unique(self.document_begin)]] = True
+        return EncodedText(self.tokens, starts, self.characters, tells_starts=False)
 
     @classmethod
     def of(cls, text: Text, tokenizer: Tokenizer) -> "_Sentences":
@@ -95,7 +105,8 @@ class _Sentences:
         sizes = np.diff(document_bounds)
         begins, ends = (np.repeat(bounds, sizes) for bounds in (document_bounds[:-1], document_bounds[1:]))
         tokens = np.concatenate([np.zeros(0, np.int32), *encoded])
-        return cls(tokens, np.cumsum([0, *map(len, encoded)]), begins.astype(np.int64), ends.astype(np.int64))
+        bounds, per_token = np.cumsum([0, *map(len, encoded)]), len(text) / max(1, len(tokens))
+        return cls(tokens, bounds, begins.astype(np.int64), ends.astype(np.int64), per_token)
 
     def run_end(self, begins: Counts, room: Counts, least: Counts) -> Counts:
         """Gives how far runs of whole sentences go that fit into a room, to their document's end at most."""
@@ -144,12 +155,12 @@ class _Pairs:
     """A reader of pairs.
 
     Attributes:
-        tokens: of the text.
+        text: the whole text.
         given: the format.
         drawn: the pairs.
     """
 
-    tokens: Ids
+    text: EncodedText
     given: SequenceFormat
     drawn: _Drawn = field(repr=False)
 
@@ -164,8 +175,8 @@ class _Pairs:
         lengths = np.zeros(len(rows), np.int32)
         for number, row in enumerate(rows):
             begin, size, second, second_size, _ = (part[row] for part in self.drawn)
-            one = np.concatenate([before, self.tokens[begin : begin + size], after])
-            other = np.concatenate([self.tokens[second : second + second_size], after])
+            one = np.concatenate([before, self.text.tokens[begin : begin + size], after])
+            other = np.concatenate([self.text.tokens[second : second + second_size], after])
             lengths[number] = end = len(one) + len(other)
             tokens[number, :end] = np.concatenate([one, other])
             types[number, len(one) : end] = 1

@@ -36,6 +36,7 @@ class SequenceFormat:
         truncate: whether a text that is too long is cut off at its end; else it is refused.
         encoding: of files.
         whole_words: whether rows tell which tokens go on a word, so that words are hidden as a whole.
+        sentence_pairs: whether rows are pairs of sentences, see `jaxgen.data.sentence_pairs`.
 
     Raises:
         UsageError: when it is made, for lengths that leave no room for a token.
@@ -50,6 +51,7 @@ class SequenceFormat:
     truncate: bool = False
     encoding: str = "utf-8"
     whole_words: bool = False
+    sentence_pairs: bool = False
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, sequence_length: int, **others: Any) -> "SequenceFormat":
