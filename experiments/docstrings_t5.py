@@ -67,7 +67,14 @@ def make_task(config: Config, train: Source) -> SpanCorruption | PrefixLanguageM
     end_token = tokenizer.special_id("end")
     if config.objective == "prefix":
         return PrefixLanguageModelling(model, end_token=end_token, **told)
-    return SpanCorruption(model, first_sentinel=int(tokenizer.sentinel_ids[0]), end_token=end_token, **told)
+    return SpanCorruption(
+        model,
+        first_sentinel=int(tokenizer.sentinel_ids[0]),
+        end_token=end_token,
+        fraction=config.corrupted_fraction,
+        span_length=config.span_length,
+        **told,
+    )
 
 
 def fine_tune_afterwards(config: Config, directory: RunDirectory) -> None:

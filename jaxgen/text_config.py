@@ -183,6 +183,10 @@ class T5TextConfig(TransformerTextConfig):
     """Tokens of a passage before it loses spans."""
     objective: Literal["spans", "prefix"] = "spans"
     """What is written of a text: the spans that it has lost, or all that follows a part of it."""
+    corrupted_fraction: float = 0.15
+    """Part of the tokens that is in lost spans, others at each step."""
+    span_length: float = 3.0
+    """Mean of the lost spans' lengths."""
 
     def text_format(self, tokenizer: Tokenizer) -> SequenceFormat:
         """Cuts texts into passages; what ends them comes when they have lost their spans."""
