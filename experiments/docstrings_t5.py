@@ -123,6 +123,7 @@ EXPERIMENT = Experiment(
         "embedding_size": 64,
         "sequence_length": 32,
         "batch_size": 8,
+        "tokenizer": "bpe",
         "vocabulary_size": 1000,
         "fine_tune": None,
     },

@@ -188,7 +188,8 @@ def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = No
 
 def _write(run: SavedRun, sources: Sequence[str]) -> list[str]:
     """Writes for texts, as much as the run was trained to, where it was trained on targets."""
-    most = getattr(run.text_format, "target_length", 0) or _TOKENS
+    trained_to: int = getattr(run.text_format, "target_length", 0)
+    most = trained_to if trained_to and run.config["data"]["splits"] else _TOKENS
     return write_rows(run.writer, [run.writer.encode(source) for source in sources], max_tokens=most)
 
 

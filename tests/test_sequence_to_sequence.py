@@ -193,7 +193,8 @@ def test_what_does_not_fit_is_refused():
         ):
             task.check(source)
     for count in (3, 4):
-        text = SequenceFormat(Subwords("{}", special=t5_tokens(count)), 24)
+        tokenizer = Subwords.train(["a text"], 270, "bpe", t5_tokens(count))
+        text = SequenceFormat(tokenizer, 24)
         with (
             contextlib.nullcontext()
             if count == 4

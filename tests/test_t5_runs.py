@@ -65,8 +65,9 @@ def test_simple_rules_choose_on_the_training_split_alone():
     assert found["always 'Always four words first'"] == 0
 
 
-def test_what_follows_a_prefix_is_another_objective(data_dir, tmp_path):
-    told = {**SMALL, "data": "docstring_text", "vocabulary_size": 1000, "steps": 3, "evaluate_every": None}
+def test_what_follows_a_prefix_is_another_objective(finished, data_dir, tmp_path):
+    text = str(finished.with_name("book.txt"))
+    told = {**SMALL, "data": text, "vocabulary_size": 400, "steps": 3, "evaluate_every": None}
     run(*options("docstrings_t5", data_dir, tmp_path, **told, fine_tune=None, objective="prefix"))
     saved = SavedRun(tmp_path)
     assert type(saved.task) is PrefixLanguageModelling

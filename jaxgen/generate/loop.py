@@ -120,7 +120,7 @@ def turned_kernels(params: Any) -> Any:
     half of the time of a GPT of 6 layers. Turned before the loop, and named the old way in it, they lie as is wanted.
     """
 
-    def turn(path: Any, leaf: Array) -> Array:
+    def turn(path: Any, leaf: Any) -> Any:
         named = path[-1:] == (jax.tree_util.DictKey("kernel"),)
         return leaf.T if named and leaf.ndim == 2 else leaf
 

@@ -85,7 +85,11 @@ def test_from_the_command_line_to_a_run_like_any_other(bert, labelled, capsys, m
     assert f"run directory: {workdir}\n" in out and "rows 48 for train, 16 for validation, 16 for test" in out
     result = json.loads((workdir / "result.json").read_text())
     assert result["steps"] == 24 and result["test/accuracy"] > 0.9 and "trained_parameters" not in result
-    assert {path.stem for path in (workdir / "plots").iterdir()} == {"confusion_matrix", "curves"}
+    assert {path.stem for path in (workdir / "plots").iterdir()} == {
+        "attention",
+        "confusion_matrix",
+        "curves",
+    }
     told = json.loads((workdir / "config.json").read_text())
     assert told["task"]["kind"] == "TextClassification" and told["task"]["class_names"] == ["early", "late"]
     assert told["data"]["text"]["sequence_length"] == 16 and told["fine_tuning"]["step"] == 0
