@@ -78,26 +78,22 @@ def count(task: MaskedLanguageModelling, train: Source, test: Source) -> dict[st
     pairs = np.zeros((size, size), np.float32)
     np.add.at(pairs, (tokens[:-1], tokens[1:]), 1)
     after = (pairs + share) / (single + 1)[:, None]
-    hits = {"unigram": 0.0, "bigram": 0.0}
-    total = 0.0
-    hide = jax.jit(task.hide_to_evaluate)
-    for row in range(0, len(test), 64):
-        batch = test.gather(range(row, min(row + 64, len(test))))
-        hidden = jax.device_get(hide(batch))
-        for inputs, positions, labels, weights in zip(*hidden, strict=True):
-            there = weights > 0
-            places, answers = positions[there], labels[there]
-            left, right = inputs[places - 1], inputs[np.minimum(places + 1, len(inputs) - 1)]
-            unknown = {task.mask_token, *task.special_tokens}
-            likely = np.tile(np.log(share), (len(places), 1))
-            seen = ~np.isin(left, list(unknown))
-            likely[seen] = np.log(after[left[seen]])
-            seen = ~np.isin(right, list(unknown))
-            likely[seen] += np.log(after[:, right[seen]].T)
-            hits["bigram"] += (likely.argmax(axis=1) == answers).sum()
-            hits["unigram"] += (share.argmax() == answers).sum()
-            total += len(places)
-    return {f"{name}/accuracy": float(found / total) for name, found in hits.items()}
+    hidden = jax.device_get(jax.jit(task.hide_to_evaluate)(test.arrays()))
+    rows, slots = np.nonzero(hidden.weights)
+    answers, places = hidden.labels[rows, slots], hidden.positions[rows, slots]
+    lefts = hidden.inputs[rows, places - 1]
+    rights = hidden.inputs[rows, np.minimum(places + 1, hidden.inputs.shape[1] - 1)]
+    unseen = [task.mask_token, *task.special_tokens]
+    found = 0
+    for left, right, answer in zip(lefts, rights, answers, strict=True):
+        likely = np.log(share if left in unseen else after[left])
+        if right not in unseen:
+            likely = likely + np.log(after[:, right])
+        found += likely.argmax() == answer
+    return {
+        "unigram/accuracy": float((answers == share.argmax()).mean()),
+        "bigram/accuracy": float(found / len(answers)),
+    }
 
 
 def fine_tune_afterwards(config: Config, directory: RunDirectory) -> None:

@@ -41,3 +41,9 @@ def shown(name: str | os.PathLike[str]) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
     )
+
+
+def shortened(text: str, length: int) -> str:
+    """Gives a text on one line, of so many characters at most."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"

@@ -1,5 +1,6 @@
 """The options of experiments with texts, and how each kind of model has its texts cut."""
 
+import abc
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -11,7 +12,7 @@ from jaxgen.experiment import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig(TrainConfig):
+class TextConfig(TrainConfig, abc.ABC):
     """The options of models of texts."""
 
     special: ClassVar[SpecialTokens] = SpecialTokens()
@@ -38,9 +39,9 @@ class TextConfig(TrainConfig):
     sequence_length: int = 128
     """Tokens of each stream a step: as far as gradients go back; the state is carried on."""
 
+    @abc.abstractmethod
     def text_format(self, tokenizer: Tokenizer) -> TextFormat | SequenceFormat:
         """Gives how texts are made into examples."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from rich.console import Console
 from jaxgen.data import tsv
 from jaxgen.data.sequences import Row, SequenceFormat
 from jaxgen.encoding import Encoder
-from jaxgen.errors import UsageError, shown
+from jaxgen.errors import UsageError, shortened, shown
 from jaxgen.files import write_text
-from jaxgen.generate.prompts import bucket
+from jaxgen.generate.prompts import by_bucket, pad_to_bucket
 from jaxgen.predict import check_csv, lay_out, written_as_csv
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
@@ -40,19 +40,13 @@ def classify(
         if not row.text.strip():
             raise UsageError(f"{row.place}: the text is empty")
     encoded = [given.row(row.text, row.place) for row in rows]
-    buckets: dict[int, list[int]] = {}
-    for number, tokens in enumerate(encoded):
-        buckets.setdefault(bucket(len(tokens), given.sequence_length), []).append(number)
     found: dict[int, np.ndarray] = {}
-    for length, numbers in buckets.items():
+    for length, numbers in by_bucket(encoded, given.sequence_length).items():
         at_once = max(1, _TOKENS // length)
         for start in range(0, len(numbers), at_once):
             part = numbers[start : start + at_once]
-            batch = np.full((len(part), length), given.padding, np.int32)
-            for line, number in zip(batch, part, strict=True):
-                line[: len(encoded[number])] = encoded[number]
-            lengths = np.array([len(encoded[number]) for number in part], np.int32)
-            predicted = run.predict({"tokens": batch, "lengths": lengths})["probabilities"]
+            tokens, lengths = pad_to_bucket([encoded[number] for number in part], given.sequence_length)
+            predicted = run.predict({"tokens": tokens, "lengths": lengths})["probabilities"]
             found.update(zip(part, predicted, strict=True))
     return np.stack([found[number] for number in range(len(rows))])
 
@@ -81,7 +75,7 @@ def print_classes(
         check_csv(output, "text")
     probabilities = classify(run, rows, truncate)
     names = run.task.class_names or tuple(map(str, range(probabilities.shape[1])))
-    told = [_cut(row.text) for row in rows]
+    told = [shortened(row.text, _SHOWN_LENGTH) for row in rows]
     Console().print(lay_out(told, probabilities, names, _SHOWN if is_file else len(rows)))
     if any(row.other for row in rows):
         say(_accuracy(rows, probabilities, names))
@@ -147,9 +141,3 @@ def _accuracy(
     count = sum(row.other in others for row in rows)
     listed = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
     return f"{line}; {count:,} with labels that it wasn't trained on, which count as wrong: {listed}"
-
-
-def _cut(text: str) -> str:
-    """Gives a text on one line, not too long."""
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN_LENGTH else f"{line[: _SHOWN_LENGTH - 1]}…"

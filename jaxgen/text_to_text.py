@@ -13,11 +13,11 @@ from jaxtyping import Int32
 from jaxgen.data import tsv
 from jaxgen.data.sources import Source
 from jaxgen.data.tokenizers import end_tokens
-from jaxgen.errors import UsageError, shown
+from jaxgen.errors import UsageError, shortened, shown
 from jaxgen.files import write_text
 from jaxgen.generate.beam import beam_search
 from jaxgen.generate.decode import Generated, generate
-from jaxgen.generate.prompts import bucket
+from jaxgen.generate.prompts import by_bucket
 from jaxgen.generate.sampling import Sampler
 from jaxgen.saved_run import SavedRun
 from jaxgen.text_scores import rouge
@@ -91,9 +91,6 @@ def write_rows(
         raise UsageError("there is no text to write for; give at least one")
     if batch_size < 1:
         raise UsageError(f"batch size is {batch_size}; it must be at least 1")
-    buckets: dict[int, list[int]] = {}
-    for number, row in enumerate(rows):
-        buckets.setdefault(bucket(len(row), None), []).append(number)
     size = min(batch_size, len(rows))
     write: Callable[..., Generated]
     how: dict[str, Any] = {"max_tokens": max_tokens, "stop_tokens": end_tokens(writer.tokenizer)}
@@ -106,7 +103,7 @@ def write_rows(
         (writer.state.evaluation_params(), writer.state.model_state), jax.local_devices()[0]
     )
     texts = [""] * len(rows)
-    for numbers in buckets.values():
+    for numbers in by_bucket(rows).values():
         for start in range(0, len(numbers), size):
             batch = numbers[start : start + size]
             # Filled up with the last one again.
@@ -175,9 +172,9 @@ def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = No
     columns = [sources, texts, *([targets] if targets else [])]
     rows = list(zip(*columns, strict=True))
     for source, *others in rows[:_SHOWN]:
-        say(_cut(source))
+        say(shortened(source, _SHOWN_LENGTH))
         for mark, text in zip(("  ->", "   ="), others, strict=False):
-            say(f"{mark} {_cut(text)}")
+            say(f"{mark} {shortened(text, _SHOWN_LENGTH)}")
     if len(rows) > _SHOWN:
         say(f"and {len(rows) - _SHOWN:,} more")
     write_table(output, columns)
@@ -202,9 +199,3 @@ def _check_output(output: Path) -> None:
         with output.open(encoding="utf-8", errors="replace") as file:
             if not file.readline().startswith(",".join(_HEADER)):
                 raise UsageError(f"{shown(output)} would be written over: give another --output")
-
-
-def _cut(text: str) -> str:
-    """Gives a text on one line, not too long."""
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN_LENGTH else f"{line[: _SHOWN_LENGTH - 1]}…"

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxgen.data import builders
-from jaxgen.data.embedded_text import PYTHON_VERSION, library_files, share_out
+from jaxgen.data.embedded_text import PYTHON_VERSION, PythonText, library_files, share_out
 from jaxgen.data.sequences import Row, Table
 from jaxgen.data.sources import Records
 
@@ -89,23 +89,15 @@ class Docstrings(tfds.core.GeneratorBasedBuilder):
                 yield f"{file}:{number}", docstring._asdict()
 
 
-class DocstringText(tfds.core.GeneratorBasedBuilder):
+class DocstringText(PythonText):
     """All docstrings of Python's standard library, none of them twice: a document a file.
 
     What `docstrings` holds out for validation and testing is in the same split here.
     """
 
     name = "docstring_text"
-    VERSION = PYTHON_VERSION
-    pkg_dir_path = Path(__file__).parent
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {"name": tfds.features.Text(), "text": tfds.features.Text()}
-        return tfds.core.DatasetInfo(
-            builder=self, description=self.__doc__, features=tfds.features.FeaturesDict(features)
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+    def _splits(self) -> dict[str, dict[str, str]]:
         files = library_files()
         texts, found = _distinct(files), find_docstrings(files)
         parts = _split_files(files, found)
@@ -113,13 +105,9 @@ class DocstringText(tfds.core.GeneratorBasedBuilder):
         for file in parts["train"]:
             texts[file] = [text for text in texts[file] if not any(one.body in text for one in held_out)]
         return {
-            split: self._generate_examples({file: texts[file] for file in of_split if texts[file]})
+            split: {file: "\n\n".join(texts[file]) for file in of_split if texts[file]}
             for split, of_split in parts.items()
         }
-
-    def _generate_examples(self, texts: Mapping[str, list[str]]) -> Iterator[tuple[str, dict[str, str]]]:
-        for file, of_file in texts.items():
-            yield file, {"name": file, "text": "\n\n".join(of_file)}
 
 
 class DocstringPackages(tfds.core.GeneratorBasedBuilder):

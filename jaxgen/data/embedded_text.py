@@ -19,7 +19,7 @@ PYTHON_VERSION = tfds.core.Version("{}.{}.{}".format(*sys.version_info[:3]))
 """Of the Python that runs, and so of the sets that are made of it."""
 
 
-class _PythonText(tfds.core.GeneratorBasedBuilder):
+class PythonText(tfds.core.GeneratorBasedBuilder):
     """Documents of the Python that runs, whose version is the set's."""
 
     VERSION = PYTHON_VERSION
@@ -32,19 +32,18 @@ class _PythonText(tfds.core.GeneratorBasedBuilder):
         )
 
     @abc.abstractmethod
-    def _documents(self) -> dict[str, str]:
-        """Gives the documents by name. Abstract, lest tfds take the class itself for a set."""
+    def _splits(self) -> dict[str, dict[str, str]]:
+        """Gives each split's documents by name. Abstract, lest tfds take the class itself for a set."""
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        parts = share_out(self._documents())
-        return {name: self._generate_examples(part) for name, part in parts.items()}
+        return {name: self._generate_examples(part) for name, part in self._splits().items()}
 
     def _generate_examples(self, documents: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
         for name, text in documents.items():
             yield name, {"name": name, "text": text}
 
 
-class Pydocs(_PythonText):
+class Pydocs(PythonText):
     """Python's language reference, as `help()` shows it: a document a topic, what stands in several only once.
 
     About a twentieth of the text each is for validation and for testing, by whole topics.
@@ -52,7 +51,7 @@ class Pydocs(_PythonText):
 
     name = "pydocs"
 
-    def _documents(self) -> dict[str, str]:
+    def _splits(self) -> dict[str, dict[str, str]]:
         from pydoc_data.topics import topics
 
         documents: dict[str, str] = {}
@@ -66,10 +65,10 @@ class Pydocs(_PythonText):
             seen.update(part.strip() for part in paragraphs)
             if len(fresh) > len(paragraphs) / 2:
                 documents[name] = "\n\n".join(fresh) + "\n"
-        return documents
+        return share_out(documents)
 
 
-class Pycode(_PythonText):
+class Pycode(PythonText):
     """The source of Python's standard library without its tests: a document a file.
 
     About a twentieth of the text each is for validation and for testing, by whole files.
@@ -77,8 +76,8 @@ class Pycode(_PythonText):
 
     name = "pycode"
 
-    def _documents(self) -> dict[str, str]:
-        return library_files()
+    def _splits(self) -> dict[str, dict[str, str]]:
+        return share_out(library_files())
 
 
 def library_files() -> dict[str, str]:

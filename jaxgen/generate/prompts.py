@@ -33,6 +33,16 @@ def pad_to_bucket(
     return np.pad(tokens, ((0, 0), (0, bucket(longest, limit) - longest))), lengths
 
 
+def by_bucket(
+    rows: Sequence[Sequence[int] | Integer[AnyArray, "..."]], limit: int | None = None
+) -> dict[int, list[int]]:
+    """Gives the numbers of the rows whose lengths lie in each bucket, so that they can be padded alike."""
+    buckets: dict[int, list[int]] = {}
+    for number, row in enumerate(rows):
+        buckets.setdefault(bucket(len(row), limit), []).append(number)
+    return buckets
+
+
 @dataclass(frozen=True)
 class Request:
     """Prompts, padded to their bucket, and how much there must be room for.
