@@ -153,7 +153,7 @@ class BERTTextConfig(TransformerTextConfig):
     vocabulary_size: int = 4000
     """Tokens at most."""
     masked_fraction: float = 0.15
-    """Part of the tokens that is hidden, others at each step."""
+    """Part of the tokens that is hidden, others at each step; evaluation hides 15 % in any case."""
     whole_words: bool = False
     """Hide whole words, and not single pieces of them."""
     next_sentence: bool = False

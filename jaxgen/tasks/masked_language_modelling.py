@@ -43,7 +43,8 @@ class MaskedLanguageModelling:
             sentence followed and that it didn't.
         mask_token: what stands in the place of a hidden token.
         special_tokens: those that are never hidden.
-        fraction: of the tokens that is hidden.
+        fraction: of the tokens that is hidden in training. Evaluation hides BERT's 15 % whatever this is, so that runs
+            are compared by the same tokens.
         tokenizer: fingerprint of the tokenizer that the tokens are of.
     """
 
@@ -90,7 +91,11 @@ class MaskedLanguageModelling:
 
         With `is_next` also that of the second sentences, in nats a pair, and how many were told right.
         """
-        masked = self._hide(context.example_rngs(), batch) if context.train else self.hide_to_evaluate(batch)
+        masked = (
+            self._hide(context.example_rngs(), batch, self.fraction)
+            if context.train
+            else self.hide_to_evaluate(batch)
+        )
         whole = self._features(params, model_state, masked.inputs, batch, context)
         features = self._masked_features(params, model_state, whole, masked.positions)
         kernel, bias = output_layer(self.model, params)
@@ -125,16 +130,16 @@ class MaskedLanguageModelling:
 
     def hide_to_evaluate(self, batch: Batch) -> MaskedTokens:
         """Hides what is hidden of a batch in evaluation: of each text the same in every batch."""
-        return self._hide(content_rngs(batch["tokens"]), batch)
+        return self._hide(content_rngs(batch["tokens"]), batch, FRACTION)
 
-    def _hide(self, rngs: Key[Array, " batch"], batch: Batch) -> MaskedTokens:
+    def _hide(self, rngs: Key[Array, " batch"], batch: Batch, fraction: float) -> MaskedTokens:
         return mask_tokens(
             rngs,
             batch["tokens"],
             self.maskable(batch),
             mask_token=self.mask_token,
             vocabulary_size=self.model.vocabulary_size,
-            fraction=self.fraction,
+            fraction=fraction,
             continues=batch.get("continues"),
         )
 
