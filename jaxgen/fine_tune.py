@@ -28,6 +28,7 @@ from jaxgen.tasks import SequenceToSequence, TextClassification
 from jaxgen.text_to_text import score_split
 from jaxgen.train.fit import fit
 from jaxgen.train.hooks import Hook, say
+from jaxgen.train.monitor import Judge
 from jaxgen.train.state import TrainState, count_parameters
 
 _LONGEST = 512  # tokens of a row that isn't asked for, of models without a window
@@ -224,8 +225,22 @@ def _fit(start: _Start, splits: dict[str, Source], directory: RunDirectory, conf
             "fine_tuning": start.told,
             "data_dir": None if config.data_dir is None else str(config.data_dir.expanduser().absolute()),
         },
+        judge=_judge(start, directory, splits["validation"]),
         hooks=[_Told(start, splits, directory)],
     )
+
+
+def _judge(start: _Start, directory: RunDirectory, validation: Source) -> Judge | None:
+    """Gives what chooses the best state where texts are written: their ROUGE-L; they are kept beside the targets."""
+    if "labels" not in validation[0] or jax.process_count() > 1:
+        return None
+    samples = directory.path / "samples"
+
+    def score(state: TrainState, source: Source) -> dict[str, float]:
+        samples.mkdir(exist_ok=True)
+        return score_split(samples, start.task, start.plain(state), source)
+
+    return Judge(score, "rougeL")
 
 
 class _Told(Hook):
@@ -246,18 +261,11 @@ class _Told(Hook):
             say(f"trained are {part:,} parameters beside {whole - part:,} that stay as they are")
 
     def on_finish(self, figures: dict[str, Any], state: TrainState) -> None:
-        """Counts what was trained, draws the plots, and shows what is written."""
+        """Counts what was trained, and draws the plots."""
         if self._start.part is not None:
             figures["trained_parameters"] = self._counts()[0]
         shown_split = self._splits.get("test", self._splits["validation"])
-        plain = self._start.plain(state)
-        draw_plots(self._directory, self._start.task, plain, shown_split)
-        if "labels" in shown_split[0] and jax.process_count() == 1:
-            directory = self._directory.path / "samples"
-            directory.mkdir(exist_ok=True)
-            scores = score_split(directory, self._start.task, plain, shown_split)
-            name = "test" if "test" in self._splits else "validation"
-            figures.update({f"{name}/{score}": value for score, value in scores.items()})
+        draw_plots(self._directory, self._start.task, self._start.plain(state), shown_split)
 
     def _counts(self) -> tuple[int, int]:
         params = self._start.params

@@ -25,6 +25,7 @@ from jaxgen.parallel import make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
 from jaxgen.train.checkpoint import Checkpoints
 from jaxgen.train.evaluate import BATCH_SIZE, Evaluator, predict_source, predict_split
+from jaxgen.train.monitor import Monitor
 from jaxgen.train.state import TrainState
 from jaxgen.writing import Attention, Writer
 
@@ -224,7 +225,8 @@ class SavedRun:
     def state(self) -> TrainState:
         """The trained state, for evaluation: without the optimiser's part.
 
-        It is that of the best validation loss where the run has a validation split, else the last one.
+        It is the best one, by the validation loss or what else chose, where the run has a validation split, else the
+        last one.
         """
         low_rank = rebuild((self.config.get("fine_tuning") or {}).get("low_rank"))
         trained = self.task if low_rank is None else Adapted(self.task, low_rank)
@@ -232,9 +234,9 @@ class SavedRun:
         target = {"params": params, "model_state": model_state}
         if self.config["training"]["ema_decay"] is not None:
             target["ema_params"] = params
-        monitor = "validation/loss" if "validation" in self.config["data"]["splits"] else None
-        with Checkpoints(self.directory.checkpoints, best_metric=monitor, read_only=True) as checkpoints:
-            step = checkpoints.best_step() if monitor else None
+        monitor = Monitor.of(self.config["data"]["splits"], self.config["training"].get("chosen_by"))
+        with Checkpoints(self.directory.checkpoints, monitor=monitor, read_only=True) as checkpoints:
+            step = checkpoints.best_step()
             restored, _, step = checkpoints.restore(target, step, on_fallback=_say, partial=True)
         if isinstance(trained, Adapted):
             restored["params"] = trained.merged(restored["params"])

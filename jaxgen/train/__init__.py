@@ -6,6 +6,7 @@ _NAMES = {
     "Context": "jaxgen.train.context",
     "FitResult": "jaxgen.train.session",
     "Hook": "jaxgen.train.hooks",
+    "Judge": "jaxgen.train.monitor",
     "Outputs": "jaxgen.train.context",
     "Player": "jaxgen.train.players",
     "Players": "jaxgen.train.players",

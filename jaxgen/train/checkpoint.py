@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -29,6 +29,7 @@ import orbax.checkpoint as ocp
 from jaxgen.errors import JaxgenError
 from jaxgen.files import read_json
 from jaxgen.train import integrity, storage
+from jaxgen.train.monitor import Monitor
 
 FORMAT_VERSION = 1
 
@@ -44,9 +45,8 @@ class Checkpoints:
     Args:
         directory: where they lie, `RUN/checkpoints`; made if it isn't there.
         keep: how many of the last ones are kept.
-        best_metric: name in `metrics` by which the best one is told, which is kept too; None keeps no best.
-        best_mode: whether the smallest ("min") or the largest ("max") value is the best; the earliest of
-            equals wins, NaN never does.
+        monitor: what tells the best one, which is kept too; the earliest of equals wins, NaN never does. None keeps no
+            best.
         read_only: for evaluation; nothing is made or written, and the directory may be another run's that is
             still training.
 
@@ -59,16 +59,13 @@ class Checkpoints:
         directory: str | os.PathLike[str],
         *,
         keep: int = 2,
-        best_metric: str | None = None,
-        best_mode: Literal["min", "max"] = "min",
+        monitor: Monitor | None = None,
         read_only: bool = False,
     ) -> None:
         if keep < 1:
             raise JaxgenError(f"keep is {keep}; at least 1 checkpoint must be kept")
-        if best_mode not in ("min", "max"):
-            raise JaxgenError(f"best_mode is {best_mode!r}; it must be 'min' or 'max'")
         self.directory = Path(directory).absolute()
-        self._keep, self._best_metric, self._best_mode = keep, best_metric, best_mode
+        self._keep, self._monitor = keep, monitor
         self._read_only = read_only
         self._checkpointer: ocp.AsyncCheckpointer | None = None
         self._saving: threading.Thread | None = None
@@ -111,7 +108,7 @@ class Checkpoints:
             step: the number of steps taken; greater than that of any checkpoint that is there.
             state: any pytree of arrays. What isn't a `jax.Array` is saved as `jnp.array` makes it.
             extra: JSON saved with the state in the same piece (the data iterator's state, the config).
-            metrics: name to value; `best_metric` is looked up here.
+            metrics: name to value; what is monitored is looked up here.
 
         Returns:
             False if a checkpoint of this step is there already, which is left as it is.
@@ -181,14 +178,16 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Gives the step whose `best_metric` is the best of those kept, or None."""
-        scores = []
+        """Gives the best step of those kept by what is monitored, or None."""
+        if self._monitor is None:
+            return None
+        costs = []
         for step in self.steps():
             meta = self._readable_meta(step)
-            value = (meta or {}).get("metrics", {}).get(self._best_metric, math.nan)
-            if not math.isnan(value):
-                scores.append((value if self._best_mode == "min" else -value, step))
-        return min(scores)[1] if scores else None
+            cost = self._monitor.cost({self._monitor.name: math.nan, **(meta or {}).get("metrics", {})})
+            if not math.isnan(cost):
+                costs.append((cost, step))
+        return min(costs)[1] if costs else None
 
     def metadata(self, step: int | None = None) -> dict[str, Any]:
         """Reads what is saved beside the arrays; needs neither devices nor a mesh.

@@ -14,6 +14,7 @@ from jaxgen.metrics import Metric
 from jaxgen.parallel import batch_sharding, put_batch
 from jaxgen.train.context import add_metrics
 from jaxgen.train.gradients import GradientMethod, dense
+from jaxgen.train.monitor import Judge
 from jaxgen.train.state import TrainState
 from jaxgen.train.step import make_eval_step
 
@@ -33,12 +34,13 @@ class Evaluator:
         mesh: Mesh,
         batch_size: int = BATCH_SIZE,
         gradient: GradientMethod = dense,
+        judge: Judge | None = None,
     ) -> None:
         if splits and not hasattr(task, "loss"):
             raise UsageError(
                 f"{type(task).__name__} has no loss to evaluate: leave out the validation and test splits"
             )
-        self._task, self._splits, self._mesh = task, splits, mesh
+        self._task, self._splits, self._mesh, self._judge = task, splits, mesh, judge
         sizes = {name: _batch_size(source, batch_size) for name, source in splits.items()}
         self._batch_sizes = {name: -(-size // mesh.size) * mesh.size for name, size in sizes.items()}
         self._resident: dict[str, list[Any]] = {}
@@ -64,6 +66,9 @@ class Evaluator:
                 sums.append(metrics)
                 shorten_queue(sums)
             figures.update(read_metrics(sums, split))
+            if self._judge is not None:
+                scores = self._judge.score(state, self._splits[split])
+                figures.update({f"{split}/{name}": value for name, value in scores.items()})
         return figures
 
     def _batches(self, split: str) -> Iterator[Any]:

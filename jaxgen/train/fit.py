@@ -20,6 +20,7 @@ from jaxgen.train.feed import Feed, HostFeed, ResidentFeed
 from jaxgen.train.gradients import GradientMethod, dense
 from jaxgen.train.hooks import Hook, Progress
 from jaxgen.train.loop import LoopSettings, default_cadence
+from jaxgen.train.monitor import Judge, Monitor
 from jaxgen.train.players import Players, make_players_step
 from jaxgen.train.session import FitResult, Session
 from jaxgen.train.state import TrainState
@@ -44,6 +45,7 @@ def fit(
     params: Any = None,
     validation: Data | None = None,
     test: Data | None = None,
+    judge: Judge | None = None,
     patience: int | None = None,
     accumulate: int = 1,
     ema_decay: float | None = None,
@@ -73,7 +75,8 @@ def fit(
         params: what to begin with in the place of parameters that are drawn, such as those of a trained model.
         validation: a split to evaluate during the run and to choose the best state by.
         test: a split to evaluate at the end, and during the run where there is no validation split.
-        patience: stop after this many evaluations without a better validation loss.
+        judge: gives more figures of the splits, and chooses the best state in the place of the validation loss.
+        patience: stop after this many evaluations without a better state.
         accumulate: microbatches a step.
         ema_decay: keep a moving average of the parameters, and evaluate with it.
         gradient: `dense`, or `rows(...)` with a `RowOptimizer`.
@@ -116,15 +119,24 @@ def fit(
     )
     if patience is not None and "validation" not in splits:
         raise UsageError("patience needs a validation split: the test split decides nothing")
+    chosen_by = None if judge is None else judge.chosen_by
     settings = _settings(
-        length, train, order, tuple(splits), patience, report_every, evaluate_every, checkpoint_every
+        length,
+        train,
+        order,
+        tuple(splits),
+        chosen_by,
+        patience,
+        report_every,
+        evaluate_every,
+        checkpoint_every,
     )
     step = _make_step(task, optimizer, accumulate, ema_decay, gradient)
     directory = None if workdir is None else RunDirectory(workdir)
     with contextlib.nullcontext() if directory is None else directory.held():
         mesh = make_mesh(_devices(devices, directory))
         check_batch_size(batch_size, mesh.size * accumulate * getattr(optimizer, "slices", 1))
-        evaluate = Evaluator(task, splits, mesh, gradient=gradient)
+        evaluate = Evaluator(task, splits, mesh, gradient=gradient, judge=judge)
         notes = []
         if directory is not None:
             training = {
@@ -133,6 +145,7 @@ def fit(
                 "patience": patience,
                 "accumulate": accumulate,
                 "ema_decay": ema_decay,
+                **({} if chosen_by is None else {"chosen_by": chosen_by}),
             }
             described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
             described |= describe_examples(train)
@@ -165,6 +178,7 @@ def _settings(
     train: Source,
     order: BatchOrder,
     splits: tuple[str, ...],
+    chosen_by: str | None,
     patience: int | None,
     report_every: int | None,
     evaluate_every: int | None,
@@ -182,7 +196,7 @@ def _settings(
         checkpoint_every=checkpoint_every or evaluate_every or evaluation,
         checkpoint_seconds=_CHECKPOINT_SECONDS if by_clock else 0.0,
         splits=("validation",) if "validation" in splits else splits,
-        monitor="validation/loss" if "validation" in splits else None,
+        monitor=Monitor.of(splits, chosen_by),
         patience=patience,
     )
 

@@ -20,6 +20,7 @@ from jaxgen.signals import Interrupted, collected
 from jaxgen.train.evaluate import add_up, shorten_queue
 from jaxgen.train.feed import Feed, Run
 from jaxgen.train.hooks import Hook
+from jaxgen.train.monitor import Monitor
 from jaxgen.train.state import TrainState
 
 
@@ -40,8 +41,8 @@ class LoopSettings:
         checkpoint_every: steps between checkpoints; one is made at the end in any case.
         checkpoint_seconds: no checkpoint sooner than this after the last one, unless it is the best.
         splits: the splits that are evaluated during the run.
-        monitor: the figure that decides which checkpoint is best, lower is better; None when there is none.
-        patience: stop after this many evaluations without a better `monitor`; None to go on to the end.
+        monitor: what decides which checkpoint is best; None when nothing does.
+        patience: stop after this many evaluations without a better one; None to go on to the end.
     """
 
     steps: int
@@ -51,7 +52,7 @@ class LoopSettings:
     checkpoint_every: int
     checkpoint_seconds: float = 0.0
     splits: tuple[str, ...] = ()
-    monitor: str | None = None
+    monitor: Monitor | None = None
     patience: int | None = None
     tokens_per_step: int = 0
 
@@ -71,7 +72,7 @@ class Tally:
         seconds: wall-clock time of the loop so far.
         measured_steps: steps whose time was measured, without compilation, evaluations and checkpoints.
         measured_seconds: the time that these took.
-        best: the best value of the monitored figure.
+        best: the lowest cost so far, of what is monitored.
         evaluations_since_best: evaluations that brought no better one.
         converged: whether patience has ended the run.
     """
@@ -84,7 +85,7 @@ class Tally:
     converged: bool = False
 
     def note(self, value: float, patience: int | None) -> None:
-        """Takes a value of the monitored figure into account."""
+        """Takes a cost into account, see `Monitor.cost`."""
         if not math.isnan(value) and (self.best is None or value < self.best):
             self.best, self.evaluations_since_best = value, 0
         else:
@@ -229,7 +230,7 @@ class Loop:
     def _evaluate_now(self) -> dict[str, float]:
         figures = self._evaluate(self.state, self.settings.splits)
         if self.settings.monitor is not None:
-            self.tally.note(figures[self.settings.monitor], self.settings.patience)
+            self.tally.note(self.settings.monitor.cost(figures), self.settings.patience)
         for hook in self._hooks:
             hook.on_evaluation(self.position, figures, self.state)
         self._mark = None if self._mark is None else (time.perf_counter(), self.position)

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxgen.run_directory import RunDirectory
-from jaxgen.train.evaluate import Evaluator
 from jaxgen.train.feed import Feed
 from jaxgen.train.hooks import Hook, MetricsFile, TensorBoard
 from jaxgen.train.loop import DivergedError, Loop, LoopSettings, Tally
+from jaxgen.train.monitor import Monitor
 from jaxgen.train.state import TrainState, count_parameters
 from jaxgen.train.step import Step
 
@@ -25,8 +25,8 @@ class FitResult:
     """What a run ends with.
 
     Attributes:
-        state: the trained state: that of the best validation loss where there is a validation split, else
-            the last one.
+        state: the trained state: the best one by the validation loss (or by what a judge chooses) where there is a
+            validation split, else the last one.
         figures: `SPLIT/NAME` to value, with `train/examples_per_second` (or tokens), `seconds`, `steps`, `parameters`.
         history: every report and evaluation in order, each with its `step`.
         finished_before: whether the run directory held the finished run already.
@@ -52,13 +52,13 @@ class _History(Hook):
 class _BestInMemory(Hook):
     """Keeps a copy of the best state where no checkpoint does."""
 
-    def __init__(self, monitor: str) -> None:
+    def __init__(self, monitor: Monitor) -> None:
         self._monitor, self._best = monitor, float("inf")
         self.kept: tuple[int, TrainState] | None = None
 
     def on_evaluation(self, step: int, figures: dict[str, float], state: TrainState) -> None:
-        if figures[self._monitor] < self._best:
-            self._best = figures[self._monitor]
+        if (cost := self._monitor.cost(figures)) < self._best:
+            self._best = cost
             self.kept = (step, jax.tree.map(jnp.copy, state))
 
 
@@ -72,7 +72,7 @@ class Session:
         step: the train step.
         feed: where the batches come from.
         mesh: the devices.
-        evaluate: gives a state's figures.
+        evaluate: gives a state's figures on some splits.
         splits: the splits that are evaluated at the end.
         hooks: what looks on.
         directory: the run directory, or None.
@@ -85,7 +85,7 @@ class Session:
     step: Step
     feed: Feed
     mesh: Mesh
-    evaluate: Evaluator
+    evaluate: Callable[[TrainState, tuple[str, ...]], dict[str, float]]
     splits: tuple[str, ...]
     hooks: list[Hook]
     directory: RunDirectory | None
@@ -156,7 +156,10 @@ class Session:
         if self.settings.patience is not None:
             self._say(self._how_it_ended(loop, step))
         elif step != loop.position:
-            self._say(f"the result is the state of step {step}, which had the best validation loss")
+            assert self.settings.monitor is not None
+            self._say(
+                f"the result is the state of step {step}, which had the best {self.settings.monitor.title}"
+            )
         figures = {**self._figures(loop), "evaluated_step": step}
         for hook in self.hooks:
             hook.on_finish(figures, self.state)
@@ -165,8 +168,11 @@ class Session:
         return figures
 
     def _how_it_ended(self, loop: Loop, step: int) -> str:
+        assert self.settings.monitor is not None  # patience needs one
         if loop.tally.converged:
-            evaluations = f"{self.settings.patience} evaluations without a better validation loss"
+            evaluations = (
+                f"{self.settings.patience} evaluations without a better {self.settings.monitor.title}"
+            )
             return f"converged: {evaluations}; the result is the state of step {step}"
         return (
             f"not converged in {loop.position} steps; the result is the state of step {step}, the best so far: "
@@ -179,7 +185,7 @@ class Session:
         from jaxgen.train.checkpoint import Checkpoints  # Orbax takes a second to import
 
         return stack.enter_context(
-            Checkpoints(self.directory.checkpoints, keep=self.keep, best_metric=self.settings.monitor)
+            Checkpoints(self.directory.checkpoints, keep=self.keep, monitor=self.settings.monitor)
         )
 
     def _restore(self, checkpoints: Any) -> tuple[int, Tally]:

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxgen.errors import JaxgenError
 from jaxgen.train import checkpoint
 from jaxgen.train.checkpoint import Checkpoints
+from jaxgen.train.monitor import Monitor
 
 
 @struct.dataclass
@@ -155,7 +156,7 @@ def test_a_state_without_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mode", "best"), [("min", 2), ("max", 1)])
 def test_keeps_the_last_and_the_best(tmp_path: Path, mode: Any, best: int) -> None:
     losses = {0: float("nan"), 1: 3.0, 2: 1.0, 3: 1.0, 4: None, 5: 2.0, 6: 2.0}
-    with Checkpoints(tmp_path, keep=2, best_metric="loss", best_mode=mode) as checkpoints:
+    with Checkpoints(tmp_path, keep=2, monitor=Monitor("loss", mode == "max")) as checkpoints:
         for step, loss in losses.items():
             metrics = {"other": jnp.float32(step)} | ({} if loss is None else {"loss": np.float32(loss)})
             checkpoints.save(step, {"w": jnp.full(2, step)}, {"step": step}, metrics)
@@ -164,7 +165,7 @@ def test_keeps_the_last_and_the_best(tmp_path: Path, mode: Any, best: int) -> No
         assert (checkpoints.latest_step(), checkpoints.best_step()) == (6, best)
         state, extra, step = checkpoints.restore({"w": jax.ShapeDtypeStruct((2,), jnp.int32)}, best)
         assert (extra, step, int(state["w"][0])) == ({"step": best}, best, best)
-    with Checkpoints(tmp_path, keep=1, best_metric="loss", best_mode=mode) as checkpoints:
+    with Checkpoints(tmp_path, keep=1, monitor=Monitor("loss", mode == "max")) as checkpoints:
         assert checkpoints.best_step() == best
         checkpoints.save(7, {"w": jnp.zeros(2)}, {}, {"loss": 2.5})
         checkpoints.wait()
@@ -188,6 +189,7 @@ def test_metadata_needs_no_devices_and_importing_no_orbax(tmp_path: Path) -> Non
 import json, sys, jaxgen
 assert not any(name.startswith("orbax") for name in sys.modules)
 from jaxgen.train.checkpoint import Checkpoints
+from jaxgen.train.monitor import Monitor
 print(json.dumps(Checkpoints({str(tmp_path)!r}, read_only=True).metadata()))
 """
     environment = os.environ | {"JAX_PLATFORMS": "no_such_platform", "XLA_FLAGS": ""}
@@ -305,7 +307,7 @@ def test_impossible_settings() -> None:
 
 def test_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     state = jax.device_put(make_state(), NamedSharding(mesh(8), PartitionSpec()))
-    with Checkpoints(tmp_path, keep=1, best_metric="loss") as checkpoints:
+    with Checkpoints(tmp_path, keep=1, monitor=Monitor("loss")) as checkpoints:
         for step in range(3):
             checkpoints.save(step, state, {})
         checkpoints.wait()
@@ -320,6 +322,7 @@ import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.experimental.multihost_utils import sync_global_devices
 from jaxgen.train.checkpoint import Checkpoints
+from jaxgen.train.monitor import Monitor
 
 directory, address, process = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -334,7 +337,7 @@ def make(step):
     key = jax.jit(jax.random.key, out_shardings=shardings["w"])
     return arrays | {"rng": key(step), "none": jnp.zeros(0)}
 
-with Checkpoints(directory, keep=2, best_metric="loss") as checkpoints:
+with Checkpoints(directory, keep=2, monitor=Monitor("loss")) as checkpoints:
     for step in (1, 2, 3, 4):
         assert checkpoints.save(step, make(step), {"step": step}, {"loss": 1.0 + (step - 1) ** 2})
     checkpoints.wait()

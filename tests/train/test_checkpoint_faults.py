@@ -19,6 +19,7 @@ import pytest
 from jaxgen.errors import JaxgenError
 from jaxgen.train import integrity
 from jaxgen.train.checkpoint import Checkpoints
+from jaxgen.train.monitor import Monitor
 
 STATE = {"w": np.arange(3000, dtype=np.float32), "half": np.ones(999, jnp.bfloat16), "step": np.int32(1)}
 TARGET = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in STATE.items()}
@@ -177,7 +178,7 @@ def test_resuming_over_damaged_checkpoints(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "3" / "state")
     (tmp_path / "2" / "meta" / "meta.json").write_text("{}")
     told: list[str] = []
-    with Checkpoints(tmp_path, keep=2, best_metric="loss") as checkpoints:
+    with Checkpoints(tmp_path, keep=2, monitor=Monitor("loss")) as checkpoints:
         assert checkpoints.best_step() == 1
         assert checkpoints.metadata()["step"] == 3  # its own file is intact
         with pytest.raises(JaxgenError, match="the newest that is intact is that of step 1"):
@@ -220,6 +221,7 @@ from pathlib import Path
 import numpy as np
 from jaxgen.train import integrity
 from jaxgen.train.checkpoint import Checkpoints
+from jaxgen.train.monitor import Monitor
 
 checkpoints = Checkpoints(sys.argv[1])
 checkpoints.save(1, {"w": np.ones(5, np.float32)}, {"step": 1})
