@@ -252,11 +252,9 @@ class _Told(Hook):
         shown_split = self._splits.get("test", self._splits["validation"])
         plain = self._start.plain(state)
         draw_plots(self._directory, self._start.task, plain, shown_split)
-        if "labels" in shown_split[0] and jax.process_count() == 1:
-            directory = self._directory.path / "samples"
-            directory.mkdir(exist_ok=True)
-            scores = score_split(directory, self._start.task, plain, shown_split)
+        if jax.process_count() == 1:
             name = "test" if "test" in self._splits else "validation"
+            scores = score_split(self._directory, self._start.task, plain, shown_split, name)
             figures.update({f"{name}/{score}": value for score, value in scores.items()})
 
     def _counts(self) -> tuple[int, int]:

@@ -40,6 +40,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
+        self.samples = self.path / "samples"
         self.tokenizer_path = self.path / "tokenizer.json"
         self._made: list[Path] = []
 
@@ -129,6 +130,18 @@ class RunDirectory:
         """Writes `tokenizer.json`, where it isn't there yet."""
         if jax.process_index() == 0 and not self.tokenizer_path.exists():
             tokenizers.save(tokenizer, self.tokenizer_path)
+
+    def make_samples(self) -> Path:
+        """Gives the directory for texts that the model writes, made if need be.
+
+        Raises:
+            JaxgenError: where it can't be made.
+        """
+        try:
+            self.samples.mkdir(exist_ok=True)
+        except OSError as error:
+            raise JaxgenError(f"could not write {self.samples}: {error.strerror}") from error
+        return self.samples
 
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Writes `result.json`, the mark of a finished run."""

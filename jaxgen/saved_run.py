@@ -90,6 +90,11 @@ class SavedRun:
             self._check_unchanged(source)
         return source
 
+    def sources(self, splits: Sequence[str] = ()) -> dict[str, Source]:
+        """Loads several of the run's splits, by default all but the training one; raises as `source` does."""
+        splits = splits or [name for name in self.config["data"]["splits"] if name != "train"] or ["train"]
+        return {name: self.source(name) for name in splits}
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that a language model was trained with.
@@ -302,9 +307,7 @@ class SavedRun:
         if isinstance(splits, Mapping):
             sources = {name: as_source(data, name) for name, data in splits.items()}
         else:
-            available = self.config["data"]["splits"]
-            splits = splits or [name for name in available if name != "train"] or ["train"]
-            sources = {name: self.source(name) for name in splits}
+            sources = self.sources(splits)
         return Evaluator(self.task, sources, make_mesh())(self.state, tuple(sources))
 
     def plot(self) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxgen.data import tsv
+from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source
 from jaxgen.data.tokenizers import end_tokens
 from jaxgen.errors import UsageError, shortened, shown
@@ -19,6 +20,7 @@ from jaxgen.generate.beam import beam_search
 from jaxgen.generate.decode import Generated, generate
 from jaxgen.generate.prompts import by_bucket
 from jaxgen.generate.sampling import Sampler
+from jaxgen.run_directory import RunDirectory
 from jaxgen.saved_run import SavedRun
 from jaxgen.text_scores import rouge
 from jaxgen.train.hooks import say
@@ -116,12 +118,23 @@ def write_rows(
     return texts
 
 
-def score_split(directory: Path, task: Any, state: TrainState, source: Source) -> dict[str, float]:
-    """Writes for each example of a split with targets, keeps all in `SPLIT.csv` of a directory, and gives ROUGE.
+def score_split(
+    directory: RunDirectory, task: Any, state: TrainState, source: Source, stem: str
+) -> dict[str, float]:
+    """Writes for each example of a split with targets, and gives ROUGE; nothing for a split without texts to write.
+
+    Args:
+        directory: of the run, in whose `samples/STEM.csv` what is written is kept, beside sources and targets.
+        task: such as `SequenceToSequence`.
+        state: what was trained.
+        source: the split.
+        stem: names the file.
 
     Raises:
         JaxgenError: where the file can't be written.
     """
+    if not (isinstance(source.text, SequenceFormat) and "labels" in source[0]):
+        return {}
     tokenizer, examples = source.text.tokenizer, source.gather(np.arange(len(source)))
     around = {*source.text.first, *source.text.last}
 
@@ -135,7 +148,7 @@ def score_split(directory: Path, task: Any, state: TrainState, source: Source) -
     ]
     targets = [decoded(row) for row in examples["labels"]]
     texts = [text.strip() for text in write_split(task, state, source)]
-    write_table(directory / f"{source.split}.csv", [sources, texts, targets])
+    write_table(directory.make_samples() / f"{stem}.csv", [sources, texts, targets])
     return rouge(texts, targets)
 
 
