@@ -58,7 +58,11 @@ def list_experiments() -> None:
 
 @_app.command
 def evaluate(
-    run: _Run, split: tuple[str, ...] = (), data: str | None = None, data_dir: Path | None = None
+    run: _Run,
+    split: tuple[str, ...] = (),
+    data: str | None = None,
+    truncate: bool = False,
+    data_dir: Path | None = None,
 ) -> None:
     """Evaluate a saved run again, from its directory alone, or a model of texts on any text or table of texts.
 
@@ -69,6 +73,7 @@ def evaluate(
         split: splits to evaluate: train, validation, test; by default all but train.
         data: another text, or table of texts: the path of a file or directory, of which all is read, or a set, of which
             its test split is.
+        truncate: cut texts of such a table off that are longer than those that the run was trained on may be.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     from jaxgen.saved_run import SavedRun
@@ -79,7 +84,7 @@ def evaluate(
     if data is None:
         sources = saved.sources(split)
     else:
-        sources = {name or "text": saved.other_text(data, name) for name in split or (None,)}
+        sources = {name or "text": saved.other_text(data, name, truncate) for name in split or (None,)}
     figures, written = saved.evaluate(sources), []
     for name, source in sources.items():
         stem = name if data is None else f"{Path(source.name).stem}-{source.split}"

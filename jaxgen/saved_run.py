@@ -1,6 +1,7 @@
 """A saved run, opened again: it predicts, is evaluated and plotted from its directory, without its experiment."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -138,15 +139,16 @@ class SavedRun:
         """Whether examples are rows of a table, with a class or a text to write."""
         return bool({"label", "labels"} & self.example.keys())
 
-    def other_text(self, name: str, split: str | None = None) -> Source:
+    def other_text(self, name: str, split: str | None = None, truncate: bool = False) -> Source:
         """Reads any text, or table of texts, and makes it what the run evaluates.
 
         Args:
             name: as for `jaxgen.data.text.read`, or for `jaxgen.data.tables.read` where the run needs a table.
             split: of it; by default all of a file or directory, of a set the test split.
+            truncate: whether what is longer than the run's rows is cut off, of a table; else it is refused.
 
         Raises:
-            UsageError: for a run of another kind, and an unknown name or split.
+            UsageError: for a run of another kind, an unknown name or split, and a text of a table that is too long.
             JaxgenError: where the text can't be had or read.
         """
         given = self.text_format
@@ -157,7 +159,7 @@ class SavedRun:
             table, split = tables.read_split(
                 name, split, names, data_dir=self._data_dir, encoding=given.encoding
             )
-            return table.source(split, given)
+            return table.source(split, replace(given, truncate=given.truncate or truncate))
         as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
         if split is None:
             split = "train+validation+test" if text.is_path(name) else "test"
