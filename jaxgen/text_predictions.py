@@ -13,12 +13,11 @@ from jaxgen.data.sequences import Row, SequenceFormat
 from jaxgen.encoding import Encoder
 from jaxgen.errors import UsageError, shortened, shown
 from jaxgen.files import write_text
-from jaxgen.generate.prompts import by_bucket, pad_to_bucket
+from jaxgen.generate.prompts import batches, pad_to_bucket
 from jaxgen.predict import check_csv, lay_out, written_as_csv
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
 
-_TOKENS = 2**14  # that are read at once
 _SHOWN, _SHOWN_LENGTH = 20, 80
 
 
@@ -41,13 +40,10 @@ def classify(
             raise UsageError(f"{row.place}: the text is empty")
     encoded = [given.row(row.text, row.place) for row in rows]
     found: dict[int, np.ndarray] = {}
-    for length, numbers in by_bucket(encoded, given.sequence_length).items():
-        at_once = max(1, _TOKENS // length)
-        for start in range(0, len(numbers), at_once):
-            part = numbers[start : start + at_once]
-            tokens, lengths = pad_to_bucket([encoded[number] for number in part], given.sequence_length)
-            predicted = run.predict({"tokens": tokens, "lengths": lengths})["probabilities"]
-            found.update(zip(part, predicted, strict=True))
+    for numbers in batches(encoded, given.sequence_length):
+        tokens, lengths = pad_to_bucket([encoded[number] for number in numbers], given.sequence_length)
+        predicted = run.predict({"tokens": tokens, "lengths": lengths})["probabilities"]
+        found.update(zip(numbers, predicted, strict=True))
     return np.stack([found[number] for number in range(len(rows))])
 
 
