@@ -131,18 +131,6 @@ class RunDirectory:
         if jax.process_index() == 0 and not self.tokenizer_path.exists():
             tokenizers.save(tokenizer, self.tokenizer_path)
 
-    def make_samples(self) -> Path:
-        """Gives the directory for texts that the model writes, made if need be.
-
-        Raises:
-            JaxgenError: where it can't be made.
-        """
-        try:
-            self.samples.mkdir(exist_ok=True)
-        except OSError as error:
-            raise JaxgenError(f"could not write {self.samples}: {error.strerror}") from error
-        return self.samples
-
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Writes `result.json`, the mark of a finished run."""
         write_json(self.result_path, figures)

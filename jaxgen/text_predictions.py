@@ -12,9 +12,9 @@ from jaxgen.data import tsv
 from jaxgen.data.sequences import Row, SequenceFormat
 from jaxgen.encoding import Encoder
 from jaxgen.errors import UsageError, shortened, shown
-from jaxgen.files import write_text
+from jaxgen.files import check_csv, write_csv
 from jaxgen.generate.prompts import batches, pad_to_bucket
-from jaxgen.predict import check_csv, lay_out, written_as_csv
+from jaxgen.predict import header, lay_out, rows_of
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
 
@@ -68,7 +68,7 @@ def print_classes(
     if output is None and is_file:
         output = run.directory.path / "predictions.csv"
     if output is not None:
-        check_csv(output, "text")
+        check_csv(output, header("text"))
     probabilities = classify(run, rows, truncate)
     names = run.task.class_names or tuple(map(str, range(probabilities.shape[1])))
     told = [shortened(row.text, _SHOWN_LENGTH) for row in rows]
@@ -76,7 +76,7 @@ def print_classes(
     if any(row.other for row in rows):
         say(_accuracy(rows, probabilities, names))
     if output is not None:
-        write_text(output, written_as_csv("text", [row.text for row in rows], probabilities, names))
+        write_csv(output, rows_of("text", [row.text for row in rows], probabilities, names))
         say(shown(output))
 
 

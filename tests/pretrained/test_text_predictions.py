@@ -92,7 +92,7 @@ def test_a_file_becomes_a_csv_with_the_accuracy_of_its_labels(run, tmp_path, cap
     told = [best[0], wrong, "odd", best[3]]
     lines = [f"{text}\t{label}" for text, label in zip(texts, told, strict=True)]
     (tmp_path / "texts.tsv").write_text("\n".join(["text\tlabel", *lines]))
-    output = tmp_path / "found.csv"
+    output = tmp_path / "new" / "found.csv"
     code, out, err = call(capsys, "predict", run, tmp_path / "texts.tsv", "--output", output)
     assert (code, err) == (0, "") and out.endswith(f"{output}\n")
     assert (
