@@ -270,6 +270,13 @@ def asked(monkeypatch):
     return ask
 
 
+def test_texts_are_made_tokens_once(bert, labelled, asked, monkeypatch):
+    texts, encode = [], Subwords.encode
+    monkeypatch.setattr(Subwords, "encode", lambda self, text: texts.append(text) or encode(self, text))
+    asked(bert, labelled)
+    assert len(texts) == 48 + 16 + 16
+
+
 def test_from_scratch_begins_with_drawn_parameters(bert, labelled, asked):
     (task, *_), options = asked(bert, labelled, from_scratch=True)
     (other, *_), begun = asked(bert, labelled)
