@@ -8,6 +8,7 @@ jaxgen predict runs/pydocs_bert/DATE-TIME "The [MASK] statement is used to raise
 jaxgen fine-tune runs/pydocs_bert/DATE-TIME --data labels.tsv --head classification
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -75,9 +76,7 @@ def count(task: MaskedLanguageModelling, train: Source, test: Source) -> dict[st
     tokens, size = tokens_of(train), train.num_classes
     single = np.bincount(tokens, minlength=size) + 1e-3
     share = single / single.sum()
-    pairs = np.zeros((size, size), np.float32)
-    np.add.at(pairs, (tokens[:-1], tokens[1:]), 1)
-    after = (pairs + share) / (single + 1)[:, None]
+    after, before = _beside(tokens[:-1], tokens[1:], size), _beside(tokens[1:], tokens[:-1], size)
     hidden = jax.device_get(jax.jit(task.hide_to_evaluate)(test.arrays()))
     rows, slots = np.nonzero(hidden.weights)
     answers, places = hidden.labels[rows, slots], hidden.positions[rows, slots]
@@ -86,14 +85,31 @@ def count(task: MaskedLanguageModelling, train: Source, test: Source) -> dict[st
     unseen = [task.mask_token, *task.special_tokens]
     found = 0
     for left, right, answer in zip(lefts, rights, answers, strict=True):
-        likely = np.log(share if left in unseen else after[left])
+        likely = np.log(share if left in unseen else (after(left) + share) / (single[left] + 1))
         if right not in unseen:
-            likely = likely + np.log(after[:, right])
+            likely = likely + np.log((before(right) + share[right]) / (single + 1))
         found += likely.argmax() == answer
     return {
         "unigram/accuracy": float((answers == share.argmax()).mean()),
         "bigram/accuracy": float(found / len(answers)),
     }
+
+
+def _beside(tokens: np.ndarray, others: np.ndarray, size: int) -> Callable[[int], np.ndarray]:
+    """Counts pairs, and gives how often each token of a vocabulary is the other one of a given token.
+
+    Most of a vocabulary's pairs never come up, so only those that do are kept.
+    """
+    pairs, counts = np.unique(tokens.astype(np.int64) * size + others, return_counts=True)
+
+    def of(token: int) -> np.ndarray:
+        first = int(token) * size
+        found = slice(*np.searchsorted(pairs, (first, first + size)))
+        row = np.zeros(size)
+        row[pairs[found] - first] = counts[found]
+        return row
+
+    return of
 
 
 def fine_tune_afterwards(config: Config, directory: RunDirectory) -> None:

@@ -58,27 +58,43 @@ def list_experiments() -> None:
 
 @_app.command
 def evaluate(
-    run: _Run, split: tuple[str, ...] = (), data: str | None = None, data_dir: Path | None = None
+    run: _Run,
+    split: tuple[str, ...] = (),
+    data: str | None = None,
+    truncate: bool = False,
+    data_dir: Path | None = None,
 ) -> None:
     """Evaluate a saved run again, from its directory alone, or a model of texts on any text or table of texts.
+
+    What an encoder-decoder writes for pairs of texts is scored, and kept in samples/ of the run directory as a CSV.
 
     Args:
         run: the run directory.
         split: splits to evaluate: train, validation, test; by default all but train.
         data: another text, or table of texts: the path of a file or directory, of which all is read, or a set, of which
             its test split is.
+        truncate: cut texts of such a table off that are longer than those that the run was trained on may be.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     from jaxgen.saved_run import SavedRun
+    from jaxgen.text_to_text import score_split
     from jaxgen.train.hooks import format_figures
 
     saved = SavedRun(run, data_dir)
     if data is None:
-        figures = saved.evaluate(split)
+        sources = saved.sources(split)
     else:
-        figures = saved.evaluate({name or "text": saved.other_text(data, name) for name in split or (None,)})
+        sources = {name or "text": saved.other_text(data, name, truncate) for name in split or (None,)}
+    figures, written = saved.evaluate(sources), []
+    for name, source in sources.items():
+        stem = name if data is None else f"{Path(source.name).stem}-{source.split}"
+        if scores := score_split(saved.directory, saved.task, saved.state, source, stem):
+            figures |= {f"{name}/{score}": value for score, value in scores.items()}
+            written.append(saved.directory.samples / f"{stem}.csv")
     print(f"{saved.config.get('experiment') or run}, step {int(saved.state.step)}")
     print("  ".join(format_figures(figures)))
+    for path in written:
+        print(path)
 
 
 @_app.command

@@ -18,7 +18,7 @@ from jaxgen.data.subwords import Subwords
 from jaxgen.data.tokenizers import Tokenizer
 from jaxgen.errors import UsageError, shown
 from jaxgen.files import read_json
-from jaxgen.generate.prompts import pad_to_bucket
+from jaxgen.generate.prompts import batches, pad_to_bucket
 from jaxgen.metrics import AnyArray
 from jaxgen.models import BERT
 from jaxgen.saved_run import SavedRun
@@ -75,6 +75,8 @@ class Encoder:
     def embed(self, texts: Sequence[str], truncate: bool = False) -> Float32[np.ndarray, "texts width"]:
         """Gives a vector of length 1 for each text, the mean of its tokens' features.
 
+        Texts of about one length are read together, in batches of bounded size.
+
         Args:
             texts: any number.
             truncate: whether one that is longer than the model's context is cut off; else it is refused.
@@ -83,7 +85,13 @@ class Encoder:
             UsageError: for no texts, and one that is empty or too long; says which.
         """
         rows = [self._row(text, f"text {number}", truncate) for number, text in enumerate(texts, start=1)]
-        return np.asarray(self._embed(self.params, *self._padded(rows)))
+        if not rows:
+            raise UsageError("there is no text: give at least one")
+        found = np.empty((len(rows), self.model.embedding_size), np.float32)
+        for numbers in batches(rows, self.model.context_length):
+            padded = self._padded([rows[number] for number in numbers])
+            found[numbers] = self._embed(self.params, *padded)
+        return found
 
     @cached_property
     def _embed(self) -> Callable[..., Array]:
@@ -156,7 +164,7 @@ class Encoder:
         self, rows: list[Int32[np.ndarray, "..."]]
     ) -> tuple[Int32[np.ndarray, "texts time"], Int32[np.ndarray, " texts"]]:
         """Makes one batch of texts, of one of few lengths."""
-        if not rows or not all(map(len, rows)):
+        if not all(map(len, rows)):
             raise UsageError("there is no text: give at least one")
         longest, context = max(map(len, rows)), self.model.context_length
         if longest > context:

@@ -1,12 +1,15 @@
 """Files of a run directory: JSON that is there whole or not at all, and metrics a line at a time."""
 
 import contextlib
+import csv
+import io
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from jaxgen.errors import JaxgenError
+from jaxgen.errors import JaxgenError, UsageError, shown
 
 
 def write_text(path: Path, text: str) -> None:
@@ -32,6 +35,32 @@ def write_text(path: Path, text: str) -> None:
 def suggested(path: Path, name: str) -> Path:
     """Suggests a file of the right kind: the path with the suffix of `name`, or that name in a directory."""
     return path / name if path.is_dir() or not path.stem.strip(".") else path.with_suffix(Path(name).suffix)
+
+
+def check_csv(output: Path, header: Sequence[str]) -> None:
+    """Refuses an `--output` that is no CSV, or would replace what is none with such a beginning of its header."""
+    if output.suffix != ".csv" or output.is_dir():
+        raise UsageError(f"the predictions are a CSV: --output {suggested(output, 'predictions.csv')}")
+    if not output.exists():
+        return
+    with output.open(encoding="utf-8", errors="replace") as file:
+        if not file.readline().startswith(",".join(header)):
+            raise UsageError(f"{shown(output)} would be written over: give another --output")
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Writes rows, the header first, as a CSV; its directory is made if need be.
+
+    Raises:
+        JaxgenError: where it can't be written.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JaxgenError(f"could not write {path}: {error.strerror}") from error
+    write_text(path, text.getvalue())
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import jax
 from jaxgen import signals, transfer
 from jaxgen.config import describe
 from jaxgen.data import tables
-from jaxgen.data.sequences import SequenceFormat, Table
+from jaxgen.data.sequences import ANY_LENGTH, EncodedRow, SequenceFormat, Table
 from jaxgen.data.sources import Source
 from jaxgen.data.subset import take_rows
 from jaxgen.data.tokenizers import digest
@@ -32,7 +32,6 @@ from jaxgen.train.monitor import Judge
 from jaxgen.train.state import TrainState, count_parameters
 
 _LONGEST = 512  # tokens of a row that isn't asked for, of models without a window
-_ANY = 2**30
 _WARMUP, _WEIGHT_DECAY = 0.1, 0.01
 
 
@@ -61,7 +60,8 @@ def fine_tune(run: Path, config: FineTuneConfig, command: str | None = None) -> 
     )
     if config.labels is not None:
         table = take_rows(table, config.labels, config.seed)
-    splits = table.sources(_format(saved, table, config))
+    encoded = {split: table.encoded(split, saved.tokenizer) for split in table.splits}
+    splits = table.sources(_format(saved, encoded, config), encoded)
     signals.raise_if_caught()
     with contextlib.nullcontext() if command is None else telling_how_to_go_on(directory, command):
         _fit(_Start.of(saved, table, config), splits, directory, config)
@@ -81,15 +81,17 @@ def _check_head(saved: SavedRun, head: str) -> None:
         )
 
 
-def _format(saved: SavedRun, table: Table, config: FineTuneConfig) -> SequenceFormat:
+def _format(
+    saved: SavedRun, encoded: Mapping[str, Sequence[EncodedRow]], config: FineTuneConfig
+) -> SequenceFormat:
     """Gives how texts are made into rows: as long as the longest one, where nothing is said and the model can."""
     tokenizer, context = saved.tokenizer, getattr(saved.task.model, "context_length", None)
     length, target = config.sequence_length, config.target_length
     if context is not None and length is not None and length > context:
         raise UsageError(f"--sequence-length {length}: the model sees {context} tokens")
-    wide = SequenceFormat.of(tokenizer, _ANY, target_length=_ANY)
-    rows = [row for of_split in table.splits.values() for row in of_split]
-    lengths = [len(wide.row(row.text, row.place)) for row in rows]
+    wide = SequenceFormat.of(tokenizer, ANY_LENGTH)
+    rows = [row for of_split in encoded.values() for row in of_split]
+    lengths = [len(wide.first) + len(row.text) + len(wide.last) for row in rows]
     length = _enough(lengths, context or _LONGEST) if length is None else length
     _tell_cut(config, "texts", lengths, length)
     if config.head == "classification":
@@ -100,7 +102,7 @@ def _format(saved: SavedRun, table: Table, config: FineTuneConfig) -> SequenceFo
             "when to stop"
         )
     else:
-        lengths = [len(wide.target(row.other, row.place)) for row in rows]
+        lengths = [len(row.other) + len(wide.last) for row in rows]
         target = _enough(lengths, _LONGEST) if target is None else target
         _tell_cut(config, "texts to write", lengths, target)
     return SequenceFormat.of(
@@ -234,11 +236,9 @@ def _judge(start: _Start, directory: RunDirectory, validation: Source) -> Judge 
     """Gives what chooses the best state where texts are written: their ROUGE-L; they are kept beside the targets."""
     if "labels" not in validation[0] or jax.process_count() > 1:
         return None
-    samples = directory.path / "samples"
 
     def score(state: TrainState, source: Source) -> dict[str, float]:
-        samples.mkdir(exist_ok=True)
-        return score_split(samples, start.task, start.plain(state), source)
+        return score_split(directory, start.task, start.plain(state), source, source.split)
 
     return Judge(score, "rougeL")
 

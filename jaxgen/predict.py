@@ -1,7 +1,5 @@
 """Predictions for picture files, which are made what the run's training images were; as a table, and as a CSV."""
 
-import csv
-import io
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +14,7 @@ from jaxtyping import Float, UInt8
 from jaxgen.data import folder, pictures
 from jaxgen.data.strokes import Strokes, as_strokes
 from jaxgen.errors import JaxgenError, UsageError, shown
-from jaxgen.files import suggested, write_text
+from jaxgen.files import check_csv, write_csv
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
 
@@ -137,41 +135,33 @@ def save(predictions: Sequence[Prediction], names: Sequence[str], output: Path) 
         total=len(predictions),
     )
     paths = plots.save({output.stem: sheet}, output.parent)
-    write_text(output, as_csv(predictions, names))
+    write_csv(output, rows_of_pictures(predictions, names))
     return [output, *paths]
 
 
-def as_csv(predictions: Sequence[Prediction], names: Sequence[str]) -> str:
-    """Writes predictions as a CSV; see `written_as_csv`. Bytes of a file's name that are no UTF-8 are escaped."""
+def rows_of_pictures(predictions: Sequence[Prediction], names: Sequence[str]) -> list[list[Any]]:
+    """Lays predictions out for a CSV; see `rows_of`. Bytes of a file's name that are no UTF-8 are escaped."""
     files = [os.fsencode(prediction.path).decode("utf-8", "backslashreplace") for prediction in predictions]
-    return written_as_csv("file", files, [prediction.probabilities for prediction in predictions], names)
+    return rows_of("file", files, [prediction.probabilities for prediction in predictions], names)
 
 
-def written_as_csv(
+def header(column: str) -> tuple[str, ...]:
+    """Gives the header of such a CSV, without the classes; the first column is what the predictions are of."""
+    return (column, "prediction", "probability")
+
+
+def rows_of(
     column: str,
     told: Sequence[str],
     probabilities: Iterable[np.ndarray],
     names: Sequence[str],
-) -> str:
-    """Writes what each prediction is of, the prediction, its probability, and the probability of each class in full."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column, "prediction", "probability", *names])
+) -> list[list[Any]]:
+    """Lays out for a CSV what each prediction is of, the prediction, its probability, and that of each class."""
+    rows: list[list[Any]] = [[*header(column), *names]]
     for what, row in zip(told, probabilities, strict=True):
         name, probability = ranked(row, names)[0]
-        writer.writerow([what, name, probability, *row.tolist()])
-    return text.getvalue()
-
-
-def check_csv(output: Path, column: str) -> None:
-    """Refuses an `--output` that is no CSV, or would replace what is none of predictions with this first column."""
-    if output.suffix != ".csv" or output.is_dir():
-        raise UsageError(f"the predictions are a CSV: --output {suggested(output, 'predictions.csv')}")
-    if not output.exists():
-        return
-    with output.open(encoding="utf-8", errors="replace") as file:
-        if not file.readline().startswith(f"{column},prediction,probability"):
-            raise UsageError(f"{shown(output)} would be written over: give another --output")
+        rows.append([what, name, probability, *row.tolist()])
+    return rows
 
 
 def print_predictions(run: SavedRun, files: Sequence[Path], output: Path | None = None) -> None:
@@ -189,8 +179,8 @@ def print_predictions(run: SavedRun, files: Sequence[Path], output: Path | None 
     from rich.console import Console
 
     given, output = output is not None, output or run.directory.path / "predictions.csv"
-    if output.suffix != ".csv" or output.is_dir():
-        raise UsageError(f"the predictions are a CSV: --output {suggested(output, 'predictions.csv')}")
+    if given:
+        check_csv(output, header("file"))
     if not files:
         raise UsageError("give the pictures to predict, files or folders of them")
     if taken := {output.resolve(), output.with_suffix(".png").resolve()} & {file.resolve() for file in files}:
@@ -215,8 +205,7 @@ def print_predictions(run: SavedRun, files: Sequence[Path], output: Path | None 
 
 
 def _check_output(output: Path, files: Sequence[Path], data: str) -> None:
-    """Refuses to write over what no prediction wrote, and among pictures: the given ones and those of the training."""
-    check_csv(output, "file")
+    """Refuses to write over a sheet of others, and among pictures: the given ones and those of the training."""
     sheet = output.with_suffix(".png")
     if sheet.exists() and not output.exists():
         raise UsageError(f"{shown(sheet)} would be written over: give another --output")

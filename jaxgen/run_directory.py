@@ -40,6 +40,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.plots = self.path / "plots"
+        self.samples = self.path / "samples"
         self.tokenizer_path = self.path / "tokenizer.json"
         self._made: list[Path] = []
 

@@ -35,8 +35,8 @@ def write_sample(directory: RunDirectory, task: Any, state: TrainState, source: 
         (text,) = writer.write([""], sampler=Sampler.of(temperature=0.8))
     else:
         return ""
-    (directory.path / "samples").mkdir(exist_ok=True)
-    write_text(directory.path / "samples" / "sample.txt", f"{text}\n")
+    directory.samples.mkdir(exist_ok=True)
+    write_text(directory.samples / "sample.txt", f"{text}\n")
     return f"{headline}\n{text}\n"
 
 

@@ -1,6 +1,7 @@
 """A saved run, opened again: it predicts, is evaluated and plotted from its directory, without its experiment."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,11 @@ class SavedRun:
             self._check_unchanged(source)
         return source
 
+    def sources(self, splits: Sequence[str] = ()) -> dict[str, Source]:
+        """Loads several of the run's splits, by default all but the training one; raises as `source` does."""
+        splits = splits or [name for name in self.config["data"]["splits"] if name != "train"] or ["train"]
+        return {name: self.source(name) for name in splits}
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that a language model was trained with.
@@ -134,15 +140,16 @@ class SavedRun:
         """Whether examples are rows of a table, with a class or a text to write."""
         return bool({"label", "labels"} & self.example.keys())
 
-    def other_text(self, name: str, split: str | None = None) -> Source:
+    def other_text(self, name: str, split: str | None = None, truncate: bool = False) -> Source:
         """Reads any text, or table of texts, and makes it what the run evaluates.
 
         Args:
             name: as for `jaxgen.data.text.read`, or for `jaxgen.data.tables.read` where the run needs a table.
             split: of it; by default all of a file or directory, of a set the test split.
+            truncate: whether what is longer than the run's rows is cut off, of a table; else it is refused.
 
         Raises:
-            UsageError: for a run of another kind, and an unknown name or split.
+            UsageError: for a run of another kind, an unknown name or split, and a text of a table that is too long.
             JaxgenError: where the text can't be had or read.
         """
         given = self.text_format
@@ -153,7 +160,7 @@ class SavedRun:
             table, split = tables.read_split(
                 name, split, names, data_dir=self._data_dir, encoding=given.encoding
             )
-            return table.source(split, given)
+            return table.source(split, replace(given, truncate=given.truncate or truncate))
         as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
         if split is None:
             split = "train+validation+test" if text.is_path(name) else "test"
@@ -304,9 +311,7 @@ class SavedRun:
         if isinstance(splits, Mapping):
             sources = {name: as_source(data, name) for name, data in splits.items()}
         else:
-            available = self.config["data"]["splits"]
-            splits = splits or [name for name in available if name != "train"] or ["train"]
-            sources = {name: self.source(name) for name in splits}
+            sources = self.sources(splits)
         return Evaluator(self.task, sources, make_mesh())(self.state, tuple(sources))
 
     def plot(self) -> list[Path]:

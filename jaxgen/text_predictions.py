@@ -12,13 +12,12 @@ from jaxgen.data import tsv
 from jaxgen.data.sequences import Row, SequenceFormat
 from jaxgen.encoding import Encoder
 from jaxgen.errors import UsageError, shortened, shown
-from jaxgen.files import write_text
-from jaxgen.generate.prompts import by_bucket, pad_to_bucket
-from jaxgen.predict import check_csv, lay_out, written_as_csv
+from jaxgen.files import check_csv, write_csv
+from jaxgen.generate.prompts import batches, pad_to_bucket
+from jaxgen.predict import header, lay_out, rows_of
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
 
-_TOKENS = 2**14  # that are read at once
 _SHOWN, _SHOWN_LENGTH = 20, 80
 
 
@@ -41,13 +40,10 @@ def classify(
             raise UsageError(f"{row.place}: the text is empty")
     encoded = [given.row(row.text, row.place) for row in rows]
     found: dict[int, np.ndarray] = {}
-    for length, numbers in by_bucket(encoded, given.sequence_length).items():
-        at_once = max(1, _TOKENS // length)
-        for start in range(0, len(numbers), at_once):
-            part = numbers[start : start + at_once]
-            tokens, lengths = pad_to_bucket([encoded[number] for number in part], given.sequence_length)
-            predicted = run.predict({"tokens": tokens, "lengths": lengths})["probabilities"]
-            found.update(zip(part, predicted, strict=True))
+    for numbers in batches(encoded, given.sequence_length):
+        tokens, lengths = pad_to_bucket([encoded[number] for number in numbers], given.sequence_length)
+        predicted = run.predict({"tokens": tokens, "lengths": lengths})["probabilities"]
+        found.update(zip(numbers, predicted, strict=True))
     return np.stack([found[number] for number in range(len(rows))])
 
 
@@ -72,7 +68,7 @@ def print_classes(
     if output is None and is_file:
         output = run.directory.path / "predictions.csv"
     if output is not None:
-        check_csv(output, "text")
+        check_csv(output, header("text"))
     probabilities = classify(run, rows, truncate)
     names = run.task.class_names or tuple(map(str, range(probabilities.shape[1])))
     told = [shortened(row.text, _SHOWN_LENGTH) for row in rows]
@@ -80,7 +76,7 @@ def print_classes(
     if any(row.other for row in rows):
         say(_accuracy(rows, probabilities, names))
     if output is not None:
-        write_text(output, written_as_csv("text", [row.text for row in rows], probabilities, names))
+        write_csv(output, rows_of("text", [row.text for row in rows], probabilities, names))
         say(shown(output))
 
 

@@ -1,7 +1,5 @@
 """Texts for texts: what a trained encoder and decoder writes for a whole split, or for a table of sources."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,16 @@ import numpy as np
 from jaxtyping import Int32
 
 from jaxgen.data import tsv
+from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source
 from jaxgen.data.tokenizers import end_tokens
 from jaxgen.errors import UsageError, shortened, shown
-from jaxgen.files import write_text
+from jaxgen.files import check_csv, write_csv
 from jaxgen.generate.beam import beam_search
 from jaxgen.generate.decode import Generated, generate
 from jaxgen.generate.prompts import by_bucket
 from jaxgen.generate.sampling import Sampler
+from jaxgen.run_directory import RunDirectory
 from jaxgen.saved_run import SavedRun
 from jaxgen.text_scores import rouge
 from jaxgen.train.hooks import say
@@ -116,12 +116,23 @@ def write_rows(
     return texts
 
 
-def score_split(directory: Path, task: Any, state: TrainState, source: Source) -> dict[str, float]:
-    """Writes for each example of a split with targets, keeps all in `SPLIT.csv` of a directory, and gives ROUGE.
+def score_split(
+    directory: RunDirectory, task: Any, state: TrainState, source: Source, stem: str
+) -> dict[str, float]:
+    """Writes for each example of a split with targets, and gives ROUGE; nothing for a split without texts to write.
+
+    Args:
+        directory: of the run, in whose `samples/STEM.csv` what is written is kept, beside sources and targets.
+        task: such as `SequenceToSequence`.
+        state: what was trained.
+        source: the split.
+        stem: names the file.
 
     Raises:
         JaxgenError: where the file can't be written.
     """
+    if not (isinstance(source.text, SequenceFormat) and "labels" in source[0]):
+        return {}
     tokenizer, examples = source.text.tokenizer, source.gather(np.arange(len(source)))
     around = {*source.text.first, *source.text.last}
 
@@ -135,16 +146,13 @@ def score_split(directory: Path, task: Any, state: TrainState, source: Source) -
     ]
     targets = [decoded(row) for row in examples["labels"]]
     texts = [text.strip() for text in write_split(task, state, source)]
-    write_table(directory / f"{source.split}.csv", [sources, texts, targets])
+    _write_table(directory.samples / f"{stem}.csv", [sources, texts, targets])
     return rouge(texts, targets)
 
 
-def write_table(file: Path, columns: Sequence[Sequence[str]]) -> None:
+def _write_table(file: Path, columns: Sequence[Sequence[str]]) -> None:
     """Writes sources, hypotheses, and perhaps targets as a CSV."""
-    written = io.StringIO()
-    writer = csv.writer(written, lineterminator="\n")
-    writer.writerows([(*_HEADER, "target")[: len(columns)], *zip(*columns, strict=True)])
-    write_text(file, written.getvalue())
+    write_csv(file, [(*_HEADER, "target")[: len(columns)], *zip(*columns, strict=True)])
 
 
 def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = None) -> None:
@@ -167,7 +175,7 @@ def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = No
         return
     sources, targets = tsv.read_sources(table, run.text_format.encoding)
     output = run.directory.path / "predictions.csv" if output is None else output
-    _check_output(output)
+    check_csv(output, _HEADER)
     texts = _write(run, sources)
     columns = [sources, texts, *([targets] if targets else [])]
     rows = list(zip(*columns, strict=True))
@@ -177,7 +185,7 @@ def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = No
             say(f"{mark} {shortened(text, _SHOWN_LENGTH)}")
     if len(rows) > _SHOWN:
         say(f"and {len(rows) - _SHOWN:,} more")
-    write_table(output, columns)
+    _write_table(output, columns)
     if targets:
         say("  ".join(f"{name} {value:.2f}" for name, value in rouge(texts, targets).items()))
     say(shown(output))
@@ -188,14 +196,3 @@ def _write(run: SavedRun, sources: Sequence[str]) -> list[str]:
     trained_to: int = getattr(run.text_format, "target_length", 0)
     most = trained_to if trained_to and run.config["data"]["splits"] else _TOKENS
     return write_rows(run.writer, [run.writer.encode(source) for source in sources], max_tokens=most)
-
-
-def _check_output(output: Path) -> None:
-    if output.suffix != ".csv" or output.is_dir():
-        raise UsageError(f"{shown(output)} is no CSV: give --output NAME.csv")
-    if not output.parent.is_dir():
-        raise UsageError(f"there is no directory {shown(output.parent)}: make it, or give another --output")
-    if output.exists():
-        with output.open(encoding="utf-8", errors="replace") as file:
-            if not file.readline().startswith(",".join(_HEADER)):
-                raise UsageError(f"{shown(output)} would be written over: give another --output")

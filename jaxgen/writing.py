@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from jaxgen.data.tokenizers import Characters, Subwords, Tokenizer, Words, encode_sequence, end_tokens
+from jaxgen.data.sequences import ANY_LENGTH, SequenceFormat
+from jaxgen.data.tokenizers import Characters, Subwords, Tokenizer, Words, end_tokens
 from jaxgen.errors import UsageError
 from jaxgen.generate.contract import Decoder
 from jaxgen.generate.decode import Generated, generate, stream
@@ -247,7 +248,11 @@ class Writer:
         if not len(tokens):
             raise UsageError("there is no text to look at: give some")
         goes_on = hasattr(self.task, "decoder") and not self.reads
-        return tokens if goes_on else encode_sequence(self.tokenizer, text)
+        return tokens if goes_on else self._to_read(text)
+
+    def _to_read(self, text: str) -> Int32[np.ndarray, " tokens"]:
+        """Gives what an encoder reads of a text, however long, with special tokens as in training."""
+        return SequenceFormat.of(self.tokenizer, ANY_LENGTH).row(text, "the text to read")
 
     def _parts(self, tokens: Any) -> list[str]:
         """Gives the text of each token by itself, with a space after words and before those of word pieces."""
@@ -277,7 +282,7 @@ class Writer:
         """
         text = self.known(prompt) if drop_unknown else prompt
         try:
-            tokens = encode_sequence(self.tokenizer, text) if self.reads else self.tokenizer.encode(text)
+            tokens = self._to_read(text) if self.reads else self.tokenizer.encode(text)
         except UsageError as error:
             raise UsageError(f"{error} (--drop-unknown does)") from error
         if len(tokens):

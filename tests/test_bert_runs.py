@@ -68,6 +68,27 @@ def test_counts_guess_the_same_hidden_tokens(saved):
     assert found["unigram/accuracy"] == pytest.approx((labels == most_frequent).mean())
 
 
+def test_pairs_are_counted_as_a_table_of_all_pairs_counts_them(saved):
+    train, test, task = saved.source("train"), saved.source("test"), saved.task
+    tokens = tokens_of(train)
+    pairs = np.zeros((train.num_classes, train.num_classes))
+    np.add.at(pairs, (tokens[:-1], tokens[1:]), 1)
+    single = np.bincount(tokens, minlength=train.num_classes) + 1e-3
+    share = single / single.sum()
+    after = (pairs + share) / (single + 1)[:, None]
+    hidden = jax.device_get(task.hide_to_evaluate(test.arrays()))
+    right = []
+    for row, slot in np.argwhere(hidden.weights):
+        place, seen = hidden.positions[row, slot], np.append(hidden.inputs[row], hidden.inputs[row, -1])
+        known = [token not in (task.mask_token, *task.special_tokens) for token in seen]
+        likely = np.log(after[seen[place - 1]] if known[place - 1] else share)
+        if known[place + 1]:
+            likely = likely + np.log(after[:, seen[place + 1]])
+        right.append(likely.argmax() == hidden.labels[row, slot])
+    found = pydocs_bert.count(task, train, test)
+    assert found["bigram/accuracy"] == np.mean(right) and 0 < np.mean(right) < 1
+
+
 def test_it_fills_masks_and_shows_what_it_guessed(finished, saved):
     ((first, *_),) = Encoder.of(saved).fill("the [MASK] is in the house.")
     assert first[0] in saved.tokenizer.vocabulary and 0 < first[1] <= 1

@@ -1,6 +1,7 @@
 """LoRA: nothing changes at first, merged parameters do what unmerged ones do, and what can't be is refused."""
 
 import collections
+import contextlib
 
 import flax.linen as nn
 import jax
@@ -12,8 +13,8 @@ from flax import traverse_util
 from jaxgen.config import describe, rebuild
 from jaxgen.errors import UsageError
 from jaxgen.lora import Adapted, LowRank
-from jaxgen.models import BERT
-from jaxgen.tasks import TextClassification
+from jaxgen.models import BERT, T5
+from jaxgen.tasks import SequenceToSequence, TextClassification
 from jaxgen.train.state import count_parameters
 
 MODEL = BERT(
@@ -33,12 +34,31 @@ PARAMS, _ = ADAPTED.init(jax.random.key(0), {})
 TOKENS = np.random.default_rng(0).integers(0, 20, (3, 8)).astype(np.int32)
 
 
-def changed():
+def changed(params=PARAMS):
     """Gives the parameters as they may be after some training."""
-    leaves, tree = jax.tree.flatten(PARAMS["low_rank"])
+    leaves, tree = jax.tree.flatten(params["low_rank"])
     keys = jax.random.split(jax.random.key(1), len(leaves))
     drawn = [jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return {**PARAMS, "low_rank": jax.tree.unflatten(tree, drawn)}
+    return {**params, "low_rank": jax.tree.unflatten(tree, drawn)}
+
+
+@contextlib.contextmanager
+def adding_factors(low_rank, layers):
+    """Adds what the factors make of it to what each layer of attention, in the order of the calls, makes of a text."""
+    calls = collections.Counter()
+
+    def add(call, arguments, options, context):
+        found, name = call(*arguments, **options), context.module.name
+        if context.method_name != "__call__" or name not in ("query", "value"):
+            return found
+        factors = traverse_util.flatten_dict(low_rank, sep="/")
+        a, b = (factors[f"{layers[calls[name]]}/{name}/{part}"] for part in "ab")
+        calls[name] += 1
+        return found + 6.0 / 4 * ((arguments[0] @ a) @ b)
+
+    with nn.intercept_methods(add):
+        yield
+    assert calls == {"query": len(layers), "value": len(layers)}
 
 
 def test_nothing_changes_at_first():
@@ -65,24 +85,29 @@ def test_queries_and_values_alone_are_changed():
 
 
 def test_merged_parameters_do_what_the_factors_do():
-    params, calls = changed(), collections.Counter()
-
-    def add_factors(call, arguments, options, context):
-        found, name = call(*arguments, **options), context.module.name
-        if context.method_name != "__call__" or name not in ("query", "value"):
-            return found
-        factors = params["low_rank"]["layers"][f"layer_{calls[name]}"]["attention"][name]
-        calls[name] += 1
-        return found + 6.0 / 4 * ((arguments[0] @ factors["a"]) @ factors["b"])
-
-    with nn.intercept_methods(add_factors):
+    params = changed()
+    with adding_factors(params["low_rank"], [f"layers/layer_{number}/attention" for number in (0, 1)]):
         expected = MODEL.apply({"params": params["base"]}, TOKENS)
-    assert calls == {"query": 2, "value": 2}
     found = MODEL.apply({"params": ADAPTED.merged(params)}, TOKENS)
     plain = MODEL.apply({"params": params["base"]}, TOKENS)
     for name in ("features", "classification"):
         np.testing.assert_allclose(found[name], expected[name], atol=2e-6)
         assert np.abs(found[name] - plain[name]).max() > 1e-3
+
+
+def test_merged_parameters_of_a_t5_do_so_in_all_three_kinds_of_attention():
+    model = T5(
+        vocabulary_size=20, num_layers=1, num_heads=2, head_size=6, embedding_size=12, feed_forward_size=24
+    )
+    adapted = Adapted(SequenceToSequence(model), LOW_RANK)
+    params = changed(adapted.init(jax.random.key(0), {})[0])
+    layers = [f"{part}/layer_0/attention" for part in ("encoder", "decoder")]
+    with adding_factors(params["low_rank"], [*layers, "decoder/layer_0/cross_attention"]):
+        expected = model.apply({"params": params["base"]}, TOKENS, TOKENS[:, :5])
+    found = model.apply({"params": adapted.merged(params)}, TOKENS, TOKENS[:, :5])
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    plain = model.apply({"params": params["base"]}, TOKENS, TOKENS[:, :5])
+    assert np.abs(found - plain).max() > 1e-2
 
 
 def test_what_cannot_be_is_refused():

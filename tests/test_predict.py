@@ -20,7 +20,7 @@ from experiments.mnist_fnn import EXPERIMENT as FNN
 from jaxgen.cli import main
 from jaxgen.data import load
 from jaxgen.errors import JaxgenError, UsageError
-from jaxgen.predict import Prediction, as_csv, inverted_line, predict, table
+from jaxgen.predict import Prediction, inverted_line, predict, rows_of_pictures, table
 from jaxgen.run import run
 from jaxgen.saved_run import SavedRun
 
@@ -293,7 +293,7 @@ def test_long_lists_are_cut_on_the_terminal_alone():
     text = console.export_text()
     assert "99[b].png" in text and "100[b].png" not in text and "and 30 more" in text
     assert "70.0 %" in text and "c 25.0 %, b 5.0 %" in text
-    assert len(list(csv.reader(as_csv(many, ("a", "b", "c")).splitlines()))) == 131
+    assert len(rows_of_pictures(many, ("a", "b", "c"))) == 131
     assert inverted_line(many).endswith("0[b].png, 1[b].png, 2[b].png and 127 more")
 
 

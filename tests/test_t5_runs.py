@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from pretrained.test_runs import call
 from test_run import options
 
 from experiments import docstrings_t5
@@ -43,6 +44,29 @@ def test_it_learns_from_spans_and_then_from_pairs(finished):
     assert all(row["target"] in row["source"] and row["target"].startswith("the ") for row in rows)
     found = rouge([row["hypothesis"] for row in rows], [row["target"] for row in rows])
     assert {f"validation/{name}": score for name, score in found.items()}.items() <= result.items()
+
+
+def test_evaluate_scores_what_is_written_again(finished, capsys, tmp_path):
+    run = finished.with_name("run-text")
+    result = json.loads((run / "result.json").read_text())
+    kept = run / "samples" / "validation.csv"
+    before = kept.read_bytes()
+    kept.unlink()
+    code, out, err = call(capsys, "evaluate", run)
+    assert (code, err) == (0, "") and out.endswith(f"{kept}\n") and kept.read_bytes() == before
+    assert f"validation/rougeL {result['validation/rougeL']:.4g}" in out
+    (tmp_path / "validation.tsv").write_text(
+        "the cat saw a dog\tthe cat\na bird\tthe bird\nthe fish\ta cat\n"
+    )
+    code, out, _ = call(capsys, "evaluate", run, "--data", tmp_path / "validation.tsv")
+    with (run / "samples" / "validation-all.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["target"] for row in rows] == ["the cat", "the bird", "a cat"]
+    found = rouge([row["hypothesis"] for row in rows], [row["target"] for row in rows])
+    assert code == 0 and f"text/rougeL {found['rougeL']:.4g}" in out and kept.read_bytes() == before
+    # Passages have no texts to write.
+    _, out, _ = call(capsys, "evaluate", finished)
+    assert "rouge" not in out and not (finished / "samples").exists()
 
 
 def test_figures_of_spans_are_those_of_the_run_again(finished):

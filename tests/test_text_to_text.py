@@ -178,7 +178,7 @@ def test_predict_writes_for_texts_and_tables(imported, writer, table, capsys, tm
     texts = write_rows(writer, [writer.encode("a cab"), writer.encode("d")], max_tokens=128)
     assert (code, out, err) == (0, f"{texts[0]}\n{texts[1]}\n", "")
     path, _ = table
-    output = tmp_path / "written.csv"
+    output = tmp_path / "new" / "written.csv"
     code, out, _ = call(capsys, "predict", imported, path, "--output", output)
     with output.open() as file:
         header, *rows = csv.reader(file)
@@ -227,8 +227,10 @@ def test_predictions_that_can_not_be(imported, table, capsys, tmp_path):
         ((table[0], tmp_path / "bad.tsv"), "give texts, or one file of them"),
         (("a", "--output", tmp_path / "x.csv"), "--output is for what is written for a table"),
         ((table[0], "--output", tmp_path / "other.csv"), "would be written over"),
-        ((table[0], "--output", tmp_path / "x.tsv"), "is no CSV"),
-        ((table[0], "--output", tmp_path / "none" / "x.csv"), "there is no directory"),
+        (
+            (table[0], "--output", tmp_path / "x.tsv"),
+            f"the predictions are a CSV: --output {tmp_path / 'x.csv'}",
+        ),
         ((tmp_path / "bad.tsv",), "bad.tsv, line 2: 2 columns, not one; a line is source"),
         ((tmp_path / "none.tsv",), "unknown file or directory"),
     ):

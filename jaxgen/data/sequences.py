@@ -21,6 +21,8 @@ from jaxgen.data.tokenizers import Ids, Tokenizer
 from jaxgen.data.whole_words import WordParts, word_parts
 from jaxgen.errors import JaxgenError, UsageError, shown
 
+ANY_LENGTH = 2**30  # of a row: texts are as long as they are
+
 
 @dataclass(frozen=True)
 class SequenceFormat:
@@ -97,17 +99,17 @@ class SequenceFormat:
 
     def row(self, text: str, told: str) -> Ids:
         """Encodes a text to read; `told` says where it stands, for errors."""
-        return self._around(text, told, self.first, self.sequence_length)
+        return self.row_of(_encode(self.tokenizer, text, told), told)
 
-    def target(self, text: str, told: str) -> Ids:
-        """Encodes a text to write."""
-        return self._around(text, told, (), self.target_length)
+    def row_of(self, tokens: Ids, told: str) -> Ids:
+        """Makes the tokens of a text to read a row of theirs."""
+        return self._around(tokens, told, self.first, self.sequence_length)
 
-    def _around(self, text: str, told: str, first: tuple[int, ...], length: int) -> Ids:
-        try:
-            tokens = self.tokenizer.encode(text)
-        except UsageError as error:
-            raise UsageError(f"{told}: {error}") from error
+    def target_of(self, tokens: Ids, told: str) -> Ids:
+        """Makes the tokens of a text to write a row of theirs."""
+        return self._around(tokens, told, (), self.target_length)
+
+    def _around(self, tokens: Ids, told: str, first: tuple[int, ...], length: int) -> Ids:
         room = length - len(first) - len(self.last)
         if len(tokens) > room and not self.truncate:
             raise UsageError(
@@ -117,12 +119,26 @@ class SequenceFormat:
         return np.concatenate([np.array(part, np.int32) for part in (first, tokens[:room], self.last)])
 
 
+def _encode(tokenizer: Tokenizer, text: str, told: str) -> Ids:
+    try:
+        return tokenizer.encode(text)
+    except UsageError as error:
+        raise UsageError(f"{told}: {error}") from error
+
+
 class Row(NamedTuple):
     """A text to read, what belongs to it (the name of its class, or a text to write), and where it stands."""
 
     text: str
     other: str
     place: str
+
+
+class EncodedRow(NamedTuple):
+    """The tokens of a text to read, and of the text to write, None where there is a class; without special ones."""
+
+    text: Ids
+    other: Any
 
 
 @dataclass(frozen=True)
@@ -146,8 +162,20 @@ class Table:
         rows = self.splits["train"]
         return [row.text for row in rows] + ([] if self.class_names else [row.other for row in rows])
 
-    def sources(self, given: SequenceFormat) -> dict[str, Source]:
-        """Makes the source of each split.
+    def encoded(self, split: str, tokenizer: Tokenizer) -> list[EncodedRow]:
+        """Gives the tokens of a split's rows; raises UsageError for characters that the tokenizer doesn't know."""
+        return [
+            EncodedRow(
+                _encode(tokenizer, row.text, row.place),
+                None if self.class_names else _encode(tokenizer, row.other, row.place),
+            )
+            for row in self.splits[split]
+        ]
+
+    def sources(
+        self, given: SequenceFormat, encoded: Mapping[str, Sequence[EncodedRow]] | None = None
+    ) -> dict[str, Source]:
+        """Makes the source of each split, if need be of what `encoded` has given for each.
 
         An example is `tokens` int32 [sequence_length] and `lengths` int32, the tokens that aren't padding; with classes
         `label` int32; with texts to write `labels` int32 [target_length], filled up with -1; and `continues` bool
@@ -156,16 +184,19 @@ class Table:
         Raises:
             UsageError: for a text that is too long; says where it stands.
         """
-        return {split: self.source(split, given) for split in self.splits}
+        return {split: self.source(split, given, (encoded or {}).get(split)) for split in self.splits}
 
-    def source(self, split: str, given: SequenceFormat) -> Source:
+    def source(
+        self, split: str, given: SequenceFormat, encoded: Sequence[EncodedRow] | None = None
+    ) -> Source:
         """Makes the source of one split; see `sources`."""
-        rows = self.splits[split]
-        texts = _Ragged.of([given.row(row.text, row.place) for row in rows])
+        encoded = self.encoded(split, given.tokenizer) if encoded is None else encoded
+        pairs = list(zip(self.splits[split], encoded, strict=True))
+        texts = _Ragged.of([given.row_of(tokens.text, row.place) for row, tokens in pairs])
         if self.class_names:
-            others: Any = np.array([self.class_names.index(row.other) for row in rows], np.int32)
+            others: Any = np.array([self.class_names.index(row.other) for row, _ in pairs], np.int32)
         else:
-            others = _Ragged.of([given.target(row.other, row.place) for row in rows])
+            others = _Ragged.of([given.target_of(tokens.other, row.place) for row, tokens in pairs])
         return Source(
             self.name,
             split,

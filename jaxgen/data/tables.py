@@ -26,12 +26,10 @@ def read(name: str, *, labelled: bool, data_dir: Path | str | None = None, encod
         UsageError: for an unknown file or encoding, or a set of another kind.
         JaxgenError: for what can't be had or read, or is no such table.
     """
-    wanted, others = (_LABELLED, _PAIRS) if labelled else (_PAIRS, _LABELLED)
+    _check_kind(name, labelled)
+    wanted = _LABELLED if labelled else _PAIRS
     if name in wanted:
         return wanted[name](data_dir)
-    if name in others or (builders.known(name) and not Path(name).exists()):
-        told = "texts with classes" if labelled else "pairs of texts"
-        raise UsageError(f"{name} holds no {told}: take {', '.join(wanted)}, or the path of a TSV")
     return tsv.read_labelled(name, encoding) if labelled else tsv.read_pairs(name, encoding)
 
 
@@ -56,6 +54,7 @@ def read_split(
         UsageError: as `read`, and for an unknown split.
         JaxgenError: as `read`, and for other classes than the model's.
     """
+    _check_kind(name, bool(class_names))
     if split is None and name not in (*_LABELLED, *_PAIRS):
         return tsv.read_all(name, class_names, encoding), "all"
     table = read(name, labelled=bool(class_names), data_dir=data_dir, encoding=encoding)
@@ -65,3 +64,11 @@ def read_split(
     if class_names:
         tsv.check_labels(table.splits[split], class_names)
     return replace(table, class_names=tuple(class_names)), split
+
+
+def _check_kind(name: str, labelled: bool) -> None:
+    """Refuses a set of another kind, and says what is wanted."""
+    wanted, others = (_LABELLED, _PAIRS) if labelled else (_PAIRS, _LABELLED)
+    if name in others or (name not in wanted and not Path(name).exists() and builders.known(name)):
+        told = "texts with classes" if labelled else "pairs of texts"
+        raise UsageError(f"{name} holds no {told}: take {', '.join(wanted)}, or the path of a TSV")

@@ -180,13 +180,6 @@ def end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
     return ()
 
 
-def encode_sequence(tokenizer: Tokenizer, text: str) -> Ids:
-    """Gives what an encoder reads of a text: BERT's `cls` and `sep` around it, else the end token behind it, if any."""
-    if isinstance(tokenizer, Subwords) and tokenizer.special.cls and tokenizer.special.sep:
-        return tokenizer.encode_pair(text)[0]
-    return np.append(tokenizer.encode(text), end_tokens(tokenizer)).astype(np.int32)
-
-
 KINDS: dict[str, type] = {
     "characters": Characters,
     "bytes": Bytes,

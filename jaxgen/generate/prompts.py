@@ -1,6 +1,6 @@
 """What is asked of a model: prompts and lengths, checked, and padded to one of a few shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray
 
 _SMALLEST_BUCKET = 16
+_TOKENS = 2**14  # that are read at once
 
 
 def pad_prompts(
@@ -41,6 +42,16 @@ def by_bucket(
     for number, row in enumerate(rows):
         buckets.setdefault(bucket(len(row), limit), []).append(number)
     return buckets
+
+
+def batches(
+    rows: Sequence[Sequence[int] | Integer[AnyArray, "..."]], limit: int | None = None
+) -> Iterator[list[int]]:
+    """Gives the numbers of rows of one bucket at a time, no more than make 16,384 tokens when they are padded."""
+    for length, numbers in by_bucket(rows, limit).items():
+        at_once = max(1, _TOKENS // length)
+        for start in range(0, len(numbers), at_once):
+            yield numbers[start : start + at_once]
 
 
 @dataclass(frozen=True)

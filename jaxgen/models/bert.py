@@ -12,11 +12,11 @@ from jaxgen.metrics import AnyArray
 from jaxgen.models.attention import AttentionInit
 from jaxgen.models.layers import Dropout, check_sizes, dtype_name
 from jaxgen.models.masks import Masks
+from jaxgen.models.stack import Stack
 from jaxgen.models.transformer import (
     ACTIVATIONS,
     Architecture,
     FeedForwardInit,
-    Stack,
     Surroundings,
     check_context,
     check_fields,

@@ -14,11 +14,11 @@ from jaxgen.models.cache import Cache
 from jaxgen.models.layers import Dropout, dtype_name
 from jaxgen.models.masks import Masks
 from jaxgen.models.positions import Rotation, rotation, sinusoidal
+from jaxgen.models.stack import Stack
 from jaxgen.models.transformer import (
     NORMS,
     Architecture,
     FeedForwardInit,
-    Stack,
     Step,
     Surroundings,
     check_context,

@@ -13,10 +13,10 @@ from jaxgen.models.cache import Cache, room
 from jaxgen.models.layers import Dropout, check_sizes, dtype_name
 from jaxgen.models.masks import Masks
 from jaxgen.models.positions import RelativeBias
+from jaxgen.models.stack import Stack
 from jaxgen.models.transformer import (
     Architecture,
     FeedForwardInit,
-    Stack,
     Step,
     Surroundings,
     check_fields,

@@ -149,6 +149,15 @@ def test_tables_of_another_kind_are_refused(data_dir, tmp_path):
         tables.read("pydocs", labelled=False, data_dir=data_dir)
     with pytest.raises(UsageError, match="unknown file or directory"):
         tables.read(str(tmp_path / "nothing.tsv"), labelled=True)
+    for split in (None, "test"):
+        with pytest.raises(
+            UsageError, match="pydocs holds no texts with classes: take docstring_packages, or"
+        ):
+            tables.read_split("pydocs", split, ("a", "b"), data_dir=data_dir)
+        with pytest.raises(
+            UsageError, match="docstring_packages holds no pairs of texts: take docstrings, or"
+        ):
+            tables.read_split("docstring_packages", split, (), data_dir=data_dir)
 
 
 def test_a_trained_model_reads_all_rows_of_a_file_but_only_its_own_classes(data_dir, tmp_path):

@@ -1,7 +1,8 @@
 """Writes small random models as transformers saves them, and what it computes with each: `pretrained/NAME/`.
 
-Run it with PyTorch, transformers and NumPy installed. Beside `config.json` and `model.safetensors` there is
-`results.npz`: outputs, and for models that write greedy tokens and beams, filled up with anything.
+Run it in `tests/` as `python -m golden.make_pretrained`, with PyTorch, transformers and NumPy installed. Beside
+`config.json` and `model.safetensors` there is `results.npz`: outputs, and for models that write greedy tokens and
+beams, filled up with anything.
 """
 
 import logging
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from golden.transformers_outputs import hidden_states
 
 END, BEAMS, NEW_TOKENS, LENGTH_PENALTY = 18, 4, 8, 0.8
 
@@ -109,17 +111,6 @@ def results(model, longest, batch=3, seed=0):
         name: values.astype(np.int32) if values.dtype == np.int64 else values
         for name, values in found.items()
     }
-
-
-def hidden_states(outputs):
-    """Gives the outputs of all blocks but the last side by side, of each stack; the last are compared otherwise."""
-    names = {
-        "hidden_states": "states",
-        "encoder_hidden_states": "encoder_states",
-        "decoder_hidden_states": "decoder_states",
-    }
-    inner = {name: outputs[theirs][1:-1] for theirs, name in names.items() if theirs in outputs}
-    return {name: torch.cat(found, dim=-1).detach().numpy() for name, found in inner.items() if found}
 
 
 def _written(model, given, longest):

@@ -1,7 +1,8 @@
 """Writes what Hugging Face's GPT-2, Llama, BERT and T5 compute, at random small sizes: outputs and gradients.
 
-Run it with PyTorch, transformers and NumPy installed; it writes the `transformers_*.npz` beside it. Parameters are in
-jaxgen's layout: kernels [in, out], by their path in the model.
+Run it in `tests/` as `python -m golden.make_transformers_reference`, with PyTorch, transformers and NumPy installed; it
+writes the `transformers_*.npz` beside it. Parameters are in jaxgen's layout: kernels [in, out], by their path in the
+model.
 """
 
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from golden.transformers_outputs import hidden_states
 
 # Of each family: a pattern of their names, and what it is in jaxgen's.
 NAMES = {
@@ -190,17 +192,6 @@ def reference(family, sizes, batch=3, seed=0):
         found["next_sentence"] = outputs.seq_relationship_logits.detach().numpy()
     parameters = dict(model.named_parameters())
     return found | {f"params/{path}": value for path, value in layout(family, parameters).items()}
-
-
-def hidden_states(outputs):
-    """Gives the outputs of all blocks but the last side by side, of each stack; the last are compared otherwise."""
-    names = {
-        "hidden_states": "states",
-        "encoder_hidden_states": "encoder_states",
-        "decoder_hidden_states": "decoder_states",
-    }
-    inner = {name: outputs[theirs][1:-1] for theirs, name in names.items() if theirs in outputs}
-    return {name: torch.cat(found, dim=-1).detach().numpy() for name, found in inner.items() if found}
 
 
 SIZES = {"vocabulary_size": 23, "width": 12, "inside": 20, "layers": 2, "heads": 4, "context": 9}

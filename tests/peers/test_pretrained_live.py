@@ -1,7 +1,7 @@
 """GPT-2, BERT and T5 to and from transformers itself, on shapes that differ every day; `-m peers`."""
 
 import datetime
-import importlib.util
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,11 +24,7 @@ pytestmark = pytest.mark.peers
 def peer() -> ModuleType:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    path = Path(__file__).parents[1] / "golden" / "make_pretrained.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("golden.make_pretrained")
 
 
 @pytest.fixture

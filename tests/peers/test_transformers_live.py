@@ -1,8 +1,7 @@
 """GPT, BERT and T5 against transformers itself, on shapes that differ every day; `-m peers`."""
 
 import datetime
-import importlib.util
-from pathlib import Path
+import importlib
 from types import ModuleType
 
 import numpy as np
@@ -16,11 +15,7 @@ pytestmark = pytest.mark.peers
 def peer() -> ModuleType:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    path = Path(__file__).parents[1] / "golden" / "make_transformers_reference.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("golden.make_transformers_reference")
 
 
 @pytest.fixture(params=range(3))

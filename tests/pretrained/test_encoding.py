@@ -1,5 +1,6 @@
 """What a BERT makes of texts: vectors by the definition, whatever else is beside a text, and masks filled in."""
 
+import jax
 import numpy as np
 import pytest
 from golden.pretrained_agreement import STORED
@@ -8,6 +9,8 @@ from test_runs import call, with_tokenizer, word_pieces
 from jaxgen import pretrained
 from jaxgen.encoding import Encoder
 from jaxgen.errors import UsageError
+from jaxgen.generate import prompts
+from jaxgen.models import BERT
 from jaxgen.pretrained.runs import import_run
 
 
@@ -35,6 +38,25 @@ def test_vectors_are_normalised_means_of_the_text_alone(encoder):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     cut = encoder.embed(["a b c d e f g h", "d"], truncate=True)
     np.testing.assert_allclose(cut, encoder.embed(["a b c d e f g", "d"]), atol=1e-6)
+
+
+def test_vectors_are_those_of_each_text_alone_in_batches_of_any_size(monkeypatch):
+    sizes = {"num_layers": 1, "num_heads": 2, "embedding_size": 8, "feed_forward_size": 16}
+    model = BERT(vocabulary_size=23, context_length=40, **sizes)
+    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 2), np.int32))["params"]
+    encoder, random, seen = Encoder(model, params, word_pieces()), np.random.default_rng(0), []
+    texts = [" ".join(random.choice([*"abcdefgh"], length)) for length in (3, 38, 20, 2, 14, 15, 31, 3, 9)]
+    alone = np.concatenate([encoder.embed([text]) for text in texts])
+    embed = encoder._embed
+    vars(encoder)["_embed"] = lambda params, *read: seen.append(read[0].shape) or embed(params, *read)
+    for tokens, expected in (
+        (2**14, [(5, 16), (2, 40), (2, 32)]),
+        (50, [(3, 16), (2, 16), (1, 40), (1, 40), (1, 32), (1, 32)]),
+    ):
+        monkeypatch.setattr(prompts, "_TOKENS", tokens)
+        np.testing.assert_allclose(encoder.embed(texts), alone, atol=1e-6)
+        assert seen == expected
+        seen.clear()
 
 
 def test_masks_are_filled_in(encoder):

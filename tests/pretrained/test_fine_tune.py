@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 from test_runs import call, word_pieces
 
 from jaxgen import fine_tune as module
@@ -19,7 +20,7 @@ from jaxgen.files import read_lines
 from jaxgen.fine_tune import fine_tune
 from jaxgen.fine_tune_config import FineTuneConfig
 from jaxgen.models import BERT, T5
-from jaxgen.pretrained.runs import import_run
+from jaxgen.pretrained.runs import export_run, import_run
 from jaxgen.saved_run import SavedRun, draw_plots
 
 SIZES = {"num_layers": 2, "num_heads": 2, "embedding_size": 16, "feed_forward_size": 32}
@@ -198,11 +199,18 @@ def test_lora_trains_its_changes_and_the_head_and_is_exported_merged(bert, label
     np.testing.assert_allclose(jax.nn.softmax(exported), found, atol=1e-6)
 
 
-def test_a_t5_learns_pairs(t5, tmp_path):
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Texts of four letters with the first of them, to train on and the same to validate."""
+    root = tmp_path_factory.mktemp("pairs")
     lines = [f"{' '.join(text)}\t{text[0]}" for text in ("abcd", "bcda", "cdab", "dabc") for _ in range(3)]
     for split in ("train", "validation"):
-        (tmp_path / f"{split}.tsv").write_text("\n".join(lines))
-    fine_tune(t5, config(tmp_path, tmp_path / "run", head="text", steps=24, batch_size=4))
+        (root / f"{split}.tsv").write_text("\n".join(lines))
+    return root
+
+
+def test_a_t5_learns_pairs(t5, pairs, tmp_path):
+    fine_tune(t5, config(pairs, tmp_path / "run", head="text", steps=24, batch_size=4))
     saved = SavedRun(tmp_path / "run")
     assert type(saved.task).__name__ == "SequenceToSequence" and saved.task.model == SavedRun(t5).task.model
     history = [record["validation/loss"] for record in saved.history() if "validation/loss" in record]
@@ -213,6 +221,33 @@ def test_a_t5_learns_pairs(t5, tmp_path):
     tokens = [*saved.tokenizer.encode("a b c d"), end]
     assert example["tokens"][: len(tokens)].tolist() == tokens and example["lengths"] == len(tokens)
     assert example["labels"].tolist() == [*saved.tokenizer.encode("a"), end, *[-1] * 6]
+
+
+def test_lora_of_a_t5_trains_its_changes_alone_and_is_exported_merged(t5, pairs, tmp_path):
+    options = {"head": "text", "steps": 4, "batch_size": 4, "lora_rank": 2}
+    fine_tune(t5, config(pairs, tmp_path / "run", **options))
+    saved = SavedRun(tmp_path / "run")
+    before, after = (traverse_util.flatten_dict(run.state.params, sep="/") for run in (SavedRun(t5), saved))
+    assert before.keys() == after.keys()
+    changes = {
+        path: np.asarray(after[path] - leaf) for path, leaf in before.items() if not _equal(leaf, after[path])
+    }
+    layers = ("encoder/layer_0/attention", "decoder/layer_0/attention", "decoder/layer_0/cross_attention")
+    assert changes.keys() == {f"{layer}/{name}/kernel" for layer in layers for name in ("query", "value")}
+    assert all(np.linalg.matrix_rank(change, tol=1e-5) <= 2 for change in changes.values())
+    result = saved.directory.result()
+    assert result["trained_parameters"] == 3 * 2 * (16 * 2 + 2 * 16)
+    # What is exported has the loss that the adapted model had in training.
+    export_run(saved, tmp_path / "theirs")
+    model, params = pretrained.load(tmp_path / "theirs")
+    arrays = saved.source("validation").arrays()
+    labels = arrays["labels"]
+    written = saved.task.shifted(labels)
+    logits = model.apply({"params": params}, arrays["tokens"], written, source_lengths=arrays["lengths"])
+    nats = -np.take_along_axis(
+        np.asarray(jax.nn.log_softmax(logits)), np.maximum(labels, 0)[..., None], axis=-1
+    )
+    assert result["validation/loss"] == pytest.approx(nats[labels >= 0].mean(), abs=1e-5)
 
 
 class Asked(Exception):
@@ -233,6 +268,13 @@ def asked(monkeypatch):
         return caught.value.args
 
     return ask
+
+
+def test_texts_are_made_tokens_once(bert, labelled, asked, monkeypatch):
+    texts, encode = [], Subwords.encode
+    monkeypatch.setattr(Subwords, "encode", lambda self, text: texts.append(text) or encode(self, text))
+    asked(bert, labelled)
+    assert len(texts) == 48 + 16 + 16
 
 
 def test_from_scratch_begins_with_drawn_parameters(bert, labelled, asked):

@@ -92,7 +92,7 @@ def test_a_file_becomes_a_csv_with_the_accuracy_of_its_labels(run, tmp_path, cap
     told = [best[0], wrong, "odd", best[3]]
     lines = [f"{text}\t{label}" for text, label in zip(texts, told, strict=True)]
     (tmp_path / "texts.tsv").write_text("\n".join(["text\tlabel", *lines]))
-    output = tmp_path / "found.csv"
+    output = tmp_path / "new" / "found.csv"
     code, out, err = call(capsys, "predict", run, tmp_path / "texts.tsv", "--output", output)
     assert (code, err) == (0, "") and out.endswith(f"{output}\n")
     assert (
@@ -124,6 +124,24 @@ def test_an_imported_classifier_is_evaluated_on_a_table(run, tmp_path):
     (tmp_path / "texts.tsv").write_text("a b\tgood\nc\todd\n")
     with pytest.raises(JaxgenError, match="line 2: no training text has the label 'odd'"):
         saved.other_text(str(tmp_path / "texts.tsv"))
+
+
+def test_long_texts_of_a_table_are_cut_off_for_evaluation_when_asked_to(run, tmp_path, capsys):
+    (text,) = texts_of(CONTEXT)
+    table, short = tmp_path / "long.tsv", tmp_path / "short.tsv"
+    table.write_text(f"{text}\tgood\na b\tbad\n")
+    short.write_text(f"{text[: 2 * (CONTEXT - 2)]}\tgood\na b\tbad\n")
+    code, _, err = call(capsys, "evaluate", run, "--data", table)
+    assert (
+        code == 2
+        and "line 1: the text has 40 tokens, and there is room for 38" in err
+        and "--truncate" in err
+    )
+    cut, expected = (
+        call(capsys, "evaluate", run, "--data", file, *more)
+        for file, more in ((table, ["--truncate"]), (short, []))
+    )
+    assert cut == expected and cut[0] == 0
 
 
 def test_classes_without_names_are_told_by_number(tmp_path):

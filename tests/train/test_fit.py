@@ -2,13 +2,11 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
 import numpy as np
 import optax
-import problems
 import pytest
 
 import jaxgen
@@ -222,41 +220,6 @@ def test_weights_of_the_data_count_in_training_and_evaluation():
     half = {name: values[:32] for name, values in other.items()}
     expected = np.mean((LINE.predict(results[0].state.params, {}, half)["prediction"] - half["target"]) ** 2)
     assert results[0].figures["test/mse"] == pytest.approx(float(expected), rel=1e-5)
-
-
-class TestOtherShapesOfProblem:
-    """The loop takes what the step takes."""
-
-    def data(self, problem):
-        return {
-            name: np.concatenate([batch[name] for batch in problem.batches]) for name in problem.batches[0]
-        }
-
-    def test_game_with_a_carry_and_no_loss_of_its_own(self):
-        problem = problems.game()
-        task = SimpleNamespace(init=problem.init, initial_carry=problem.initial_carry)
-        data = self.data(problem)
-        result = jaxgen.fit(task, data, problem.optimizer, steps=3, batch_size=64, progress=False)
-        assert result.state.carry.shape == (32,) and int(result.state.step) == 3
-        assert not np.allclose(result.state.params["judge"], problem.params["judge"])
-        with pytest.raises(UsageError, match="has no loss to evaluate"):
-            jaxgen.fit(task, data, problem.optimizer, steps=3, batch_size=64, test=data, progress=False)
-
-    def test_rows_of_a_table(self):
-        by_row, dense = problems.table(), problems.dense_table()
-        data = self.data(by_row)
-        results = [
-            jaxgen.fit(
-                p, data, p.optimizer, steps=6, batch_size=32, test=data, progress=False, gradient=p.gradient
-            )
-            for p in (by_row, dense)
-        ]
-        # Sums of some tens of float32 terms in another order, six times.
-        for name, value in results[0].state.params.items():
-            np.testing.assert_allclose(value, results[1].state.params[name], atol=1e-5)
-        assert results[0].figures["test/loss"] == pytest.approx(results[1].figures["test/loss"], rel=1e-5)
-        with pytest.raises(UsageError, match="needs gradients by row"):
-            jaxgen.fit(by_row, data, by_row.optimizer, steps=1, batch_size=32, progress=False)
 
 
 def test_ema_is_what_is_evaluated():
