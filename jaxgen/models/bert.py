@@ -25,8 +25,6 @@ from jaxgen.models.transformer import (
 HEADS = ("classification", "masked", "next_sentence", "spans", "tokens")
 POSITIONS = ("learned", "none")
 
-_INIT = nn.initializers.truncated_normal(0.02)
-
 
 class BERT(nn.Module):
     """Reads whole texts (Devlin et al. 2019); the defaults are the base size.
@@ -47,6 +45,7 @@ class BERT(nn.Module):
         positions: `learned`, or `none`, for what has no order.
         activation: `gelu_erf`, `gelu` (the tanh form, faster) or `relu`.
         norm_epsilon: added to the variance.
+        initializer_range: standard deviation of the initial weights; the paper's is for a width of 768 or more.
         dropout: part of the embeddings, of the attention's weights and of the outputs of each part of a block, and of
             what a head of classes reads, that is dropped in training (rng `dropout`).
         remat: whether what is inside of a block is computed again for the gradient, and not kept.
@@ -71,6 +70,7 @@ class BERT(nn.Module):
     positions: str = "learned"
     activation: str = "gelu_erf"
     norm_epsilon: float = 1e-12
+    initializer_range: float = 0.02
     dropout: float = 0.1
     remat: bool = False
     scan_layers: bool = False
@@ -85,6 +85,8 @@ class BERT(nn.Module):
             raise UsageError(
                 f"BERT's feed-forward layers have no gate for {self.activation}; use gelu or relu"
             )
+        if self.initializer_range <= 0:
+            raise UsageError(f"initializer_range is {self.initializer_range}; it must be positive")
         if self.positions not in POSITIONS:
             raise unknown("positions", self.positions, POSITIONS)
         for head in self.heads:
@@ -97,13 +99,14 @@ class BERT(nn.Module):
 
     def setup(self) -> None:
         """Makes the layers."""
+        init = self._init
         architecture = Architecture(
             width=self.embedding_size,
             num_heads=self.num_heads,
             head_size=self.embedding_size // self.num_heads,
             feed_forward_size=self.feed_forward_size or 4 * self.embedding_size,
-            attention_init=AttentionInit(query=_INIT, key_value=_INIT, output=_INIT),
-            feed_forward_init=FeedForwardInit(up=_INIT, down=_INIT),
+            attention_init=AttentionInit(query=init, key_value=init, output=init),
+            feed_forward_init=FeedForwardInit(up=init, down=init),
             activation=self.activation,
             norm_epsilon=self.norm_epsilon,
             post_norm=True,
@@ -222,8 +225,12 @@ class BERT(nn.Module):
         masks = Masks(None if lengths is None else jnp.asarray(lengths))
         return self.embedding_norm(embedded), Surroundings(masks)
 
+    @property
+    def _init(self) -> nn.initializers.Initializer:
+        return nn.initializers.truncated_normal(self.initializer_range)
+
     def _embedding(self, count: int) -> nn.Embed:
-        return nn.Embed(count, self.embedding_size, dtype=self.dtype, embedding_init=_INIT)
+        return nn.Embed(count, self.embedding_size, dtype=self.dtype, embedding_init=self._init)
 
     def _dense(self, width: int) -> nn.Dense:
-        return nn.Dense(width, dtype=self.dtype, kernel_init=_INIT)
+        return nn.Dense(width, dtype=self.dtype, kernel_init=self._init)

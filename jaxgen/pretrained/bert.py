@@ -32,6 +32,7 @@ _FIELDS = (
     Field("type_vocab_size", "num_token_types", 2),
     Field("hidden_act", "activation", "gelu", _ACTIVATIONS),
     Field("layer_norm_eps", "norm_epsilon", 1e-12),
+    Field("initializer_range", "initializer_range", 0.02),
     # We have one rate; they are equal in all published models.
     Field("attention_probs_dropout_prob", "dropout", 0.1),
     Field("hidden_dropout_prob", "dropout", 0.1),
