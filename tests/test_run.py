@@ -23,9 +23,16 @@ DATA = {
     "diabetes_fnn": "diabetes",
     "addition_lstm": "addition/2",
     "copy_recurrent": "copy/10/3",
-    "docstrings_t5": "docstring_text",
     **dict.fromkeys(
-        ["pydocs_bert", "pydocs_gpt", "pydocs_lstm", "shakespeare_gpt", "shakespeare_lstm", "words_lstm"],
+        [
+            "docstrings_t5",
+            "pydocs_bert",
+            "pydocs_gpt",
+            "pydocs_lstm",
+            "shakespeare_gpt",
+            "shakespeare_lstm",
+            "words_lstm",
+        ],
         "pydocs",
     ),
 }
@@ -54,7 +61,7 @@ def test_smoke_run_leaves_everything(name, data_dir, tmp_path, capsys):
     assert printed[0] == printed[-2] == f"run directory: {tmp_path / 'run'}"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 20
-    unit = "tokens" if DATA.get(name) in ("docstring_text", "pydocs") else "examples"
+    unit = "tokens" if DATA.get(name) == "pydocs" else "examples"
     for figure in ("test/loss", f"train/{unit}_per_second", "seconds", "parameters", "device"):
         assert figure in result
         assert figure in printed[-1]

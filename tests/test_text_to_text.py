@@ -214,7 +214,7 @@ def test_an_imported_model_is_evaluated_on_a_table(imported, writer, tmp_path):
     for source, target in (("a cab", "bac"), ("d", "a bead")):
         labels = [*writer.tokenizer.encode(target), END]
         read, before = np.array([[*writer.tokenizer.encode(source), END]]), np.array([[0, *labels[:-1]]])
-        logits = writer.task.model.apply({"params": writer.state.params}, read, before)[0]
+        logits = jax.jit(writer.task.model.apply)({"params": writer.state.params}, read, before)[0]
         nats += (-jax.nn.log_softmax(logits)[np.arange(len(labels)), np.array(labels)]).tolist()
     assert figures["text/loss"] == pytest.approx(np.mean(nats), rel=1e-4)
 

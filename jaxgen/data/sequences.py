@@ -101,15 +101,17 @@ class SequenceFormat:
         """Encodes a text to read; `told` says where it stands, for errors."""
         return self.row_of(_encode(self.tokenizer, text, told), told)
 
-    def row_of(self, tokens: Ids, told: str) -> Ids:
+    def row_of(self, tokens: Int32[np.ndarray, " text"], told: str) -> Ids:
         """Makes the tokens of a text to read a row of theirs."""
         return self._around(tokens, told, self.first, self.sequence_length)
 
-    def target_of(self, tokens: Ids, told: str) -> Ids:
+    def target_of(self, tokens: Int32[np.ndarray, " text"], told: str) -> Ids:
         """Makes the tokens of a text to write a row of theirs."""
         return self._around(tokens, told, (), self.target_length)
 
-    def _around(self, tokens: Ids, told: str, first: tuple[int, ...], length: int) -> Ids:
+    def _around(
+        self, tokens: Int32[np.ndarray, " text"], told: str, first: tuple[int, ...], length: int
+    ) -> Ids:
         room = length - len(first) - len(self.last)
         if len(tokens) > room and not self.truncate:
             raise UsageError(

@@ -59,13 +59,14 @@ def test_a_token_depends_on_the_source_and_on_no_later_token():
 
 def test_padding_changes_nothing():
     model, params = made()
+    apply = jax.jit(model.apply)
     source_lengths, lengths = jnp.array([4, SOURCE_TIME]), jnp.array([3, TIME])
     source = jnp.where(jnp.arange(SOURCE_TIME) < source_lengths[:, None], SOURCE, 7)
     tokens = jnp.where(jnp.arange(TIME) < lengths[:, None], TOKENS, 7)
-    found = model.apply({"params": params}, source, tokens, source_lengths=source_lengths, lengths=lengths)
-    alone = model.apply({"params": params}, SOURCE[:1, :4], TOKENS[:1, :3])
+    found = apply({"params": params}, source, tokens, source_lengths=source_lengths, lengths=lengths)
+    alone = apply({"params": params}, SOURCE[:1, :4], TOKENS[:1, :3])
     np.testing.assert_allclose(found[0, :3], alone[0], rtol=1e-4, atol=1e-5)
-    alone = model.apply({"params": params}, SOURCE[1:], TOKENS[1:])
+    alone = apply({"params": params}, SOURCE[1:], TOKENS[1:])
     np.testing.assert_allclose(found[1], alone[0], rtol=1e-4, atol=1e-5)
 
 

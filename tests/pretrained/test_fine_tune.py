@@ -195,7 +195,8 @@ def test_lora_trains_its_changes_and_the_head_and_is_exported_merged(bert, label
     code, out, err = call(capsys, "export", tmp_path / "run", tmp_path / "theirs")
     assert (code, err) == (0, "")
     model, params = pretrained.load(tmp_path / "theirs")
-    exported = model.apply({"params": params}, arrays["tokens"], lengths=arrays["lengths"])["classification"]
+    apply = jax.jit(model.apply)
+    exported = apply({"params": params}, arrays["tokens"], lengths=arrays["lengths"])["classification"]
     np.testing.assert_allclose(jax.nn.softmax(exported), found, atol=1e-6)
 
 
@@ -207,20 +208,6 @@ def pairs(tmp_path_factory):
     for split in ("train", "validation"):
         (root / f"{split}.tsv").write_text("\n".join(lines))
     return root
-
-
-def test_a_t5_learns_pairs(t5, pairs, tmp_path):
-    fine_tune(t5, config(pairs, tmp_path / "run", head="text", steps=24, batch_size=4))
-    saved = SavedRun(tmp_path / "run")
-    assert type(saved.task).__name__ == "SequenceToSequence" and saved.task.model == SavedRun(t5).task.model
-    history = [record["validation/loss"] for record in saved.history() if "validation/loss" in record]
-    assert history[-1] < history[0] - 0.5
-    assert saved.evaluate()["validation/loss"] == pytest.approx(min(history), abs=1e-5)
-    example = saved.source("validation")[0]
-    end = saved.tokenizer.special_id("end")
-    tokens = [*saved.tokenizer.encode("a b c d"), end]
-    assert example["tokens"][: len(tokens)].tolist() == tokens and example["lengths"] == len(tokens)
-    assert example["labels"].tolist() == [*saved.tokenizer.encode("a"), end, *[-1] * 6]
 
 
 def test_lora_of_a_t5_trains_its_changes_alone_and_is_exported_merged(t5, pairs, tmp_path):
@@ -242,8 +229,14 @@ def test_lora_of_a_t5_trains_its_changes_alone_and_is_exported_merged(t5, pairs,
     model, params = pretrained.load(tmp_path / "theirs")
     arrays = saved.source("validation").arrays()
     labels = arrays["labels"]
+    end = saved.tokenizer.special_id("end")
+    tokens = [*saved.tokenizer.encode("a b c d"), end]
+    assert arrays["tokens"][0, : len(tokens)].tolist() == tokens and arrays["lengths"][0] == len(tokens)
+    assert labels[0].tolist() == [*saved.tokenizer.encode("a"), end, *[-1] * 6]
     written = saved.task.shifted(labels)
-    logits = model.apply({"params": params}, arrays["tokens"], written, source_lengths=arrays["lengths"])
+    logits = jax.jit(model.apply)(
+        {"params": params}, arrays["tokens"], written, source_lengths=arrays["lengths"]
+    )
     nats = -np.take_along_axis(
         np.asarray(jax.nn.log_softmax(logits)), np.maximum(labels, 0)[..., None], axis=-1
     )

@@ -1,6 +1,7 @@
 """Classes of texts, and masks of a file's: against the model applied to each text alone, and by the command line."""
 
 import csv
+import functools
 import json
 
 import jax
@@ -55,8 +56,12 @@ def rows_of(texts):
 def alone(saved, text):
     """Gives the probabilities of a text from the model itself."""
     tokens = saved.tokenizer.encode_pair(text)[0]
-    logits = saved.task.model.apply({"params": saved.state.params}, tokens[None])["classification"]
-    return np.asarray(jax.nn.softmax(logits)[0])
+    return np.asarray(probabilities(saved.task.model, saved.state.params, tokens[None])[0])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def probabilities(model, params, tokens):
+    return jax.nn.softmax(model.apply({"params": params}, tokens)["classification"])
 
 
 def table_of(path):
