@@ -35,7 +35,9 @@ class Config(T5TextConfig):
     fine_tune: str | None = "docstrings"
     """A table of texts and what is to be written of them, to fine-tune on afterwards: docstrings (no network), or a
     TSV file."""
-    steps: int | None = 3000
+    corrupted_fraction: float = 0.5
+    """Part of the tokens that is in lost spans, others at each step. More than the paper's 15 %: a step teaches more."""
+    steps: int | None = 5000
     """Length of the run in steps; --steps None for that in epochs."""
     optimizer: str = "adafactor"
     """Any Optax optimiser by its Optax name (adafactor, adamw, lion, ...). Adafactor's steps are in proportion to
@@ -81,7 +83,9 @@ def fine_tune_afterwards(config: Config, directory: RunDirectory) -> None:
     """Fine-tunes the run to write texts for texts, into a directory beside it, and says what simple rules reach."""
     if config.fine_tune is None:
         return
-    told = FineTuneConfig(data=config.fine_tune, head="text", truncate=True, sequence_length=128)
+    told = FineTuneConfig(
+        data=config.fine_tune, head="text", truncate=True, sequence_length=128, learning_rate=1e-3
+    )
     fine_tune(
         directory.path, replace(told, data_dir=config.data_dir, encoding=config.encoding, seed=config.seed)
     )
@@ -116,8 +120,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="T5, span corruption, then first lines of docstrings",
     data="docstrings of Python's standard library (no network)",
-    time="23 min for 2,000 steps on 1 CPU core",
-    reference="ROUGE-L of first lines: see docs/results.md",
+    time="61 min and 10 min on 1 CPU core",
+    reference="ROUGE-L of first lines 17.1 (the first 14 words: 18.0)",
     smoke={
         "num_layers": 1,
         "embedding_size": 64,
