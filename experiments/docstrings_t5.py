@@ -36,7 +36,7 @@ class Config(T5TextConfig):
     """A table of texts and what is to be written of them, to fine-tune on afterwards: docstrings (no network), or a
     TSV file."""
     corrupted_fraction: float = 0.5
-    """Part of the tokens that is in lost spans, others at each step. More than the paper's 15 %: a step teaches more."""
+    """Part of the tokens that is in lost spans, others at each step; more than the paper's 15 %, which teach less."""
     steps: int | None = 5000
     """Length of the run in steps; --steps None for that in epochs."""
     optimizer: str = "adafactor"
