@@ -12,7 +12,6 @@ from jaxgen import losses, metrics
 from jaxgen.errors import UsageError
 from jaxgen.generate.transformer import EncoderDecoder
 from jaxgen.metrics import AnyArray, Mean, Metric
-from jaxgen.models.t5 import T5
 from jaxgen.objectives import FRACTION, SPAN_LENGTH, content_rngs, corrupt_spans, spans_shapes, split_prefix
 from jaxgen.tasks.base import (
     check_text,
@@ -112,7 +111,7 @@ class SequenceToSequence:
         Raises:
             UsageError: for a model that can only be trained.
         """
-        if not isinstance(self.model, T5):
+        if not all(hasattr(self.model, method) for method in ("encode", "prefill", "step")):
             raise UsageError(f"a {type(self.model).__name__} doesn't write, a T5 does")
         return EncoderDecoder(self.model)
 
