@@ -23,7 +23,7 @@ class Copying(NamedTuple):
     log_weights: Array
 
 
-def copying(gate: Float[Array, "batch *time"], scores: Float[Array, "batch *time source_time"]) -> Copying:
+def copying(gate: Float[Array, "*batch"], scores: Float[Array, "*batch source_time"]) -> Copying:
     """Makes it of a gate's logit, which says to generate (equation 8), and the attention's scores."""
     return Copying(jax.nn.log_sigmoid(gate), jax.nn.log_sigmoid(-gate), jax.nn.log_softmax(scores))
 

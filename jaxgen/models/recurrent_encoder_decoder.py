@@ -86,7 +86,9 @@ class RecurrentEncoderDecoder(nn.Module):
         if self.attention_kind not in KINDS:
             raise unknown("attention_kind", self.attention_kind, KINDS)
         if self.copies and not self._attends:
-            raise UsageError("what is copied is what attention looks at: give an attention_kind, or copy nothing")
+            raise UsageError(
+                "what is copied is what attention looks at: give an attention_kind, or copy nothing"
+            )
         if self.copies and self.source_vocabulary_size is not None:
             raise UsageError("copying needs one vocabulary: leave source_vocabulary_size out")
         self.dtype = dtype_name(self.dtype)
