@@ -186,11 +186,10 @@ class RecurrentEncoderDecoder(nn.Module):
         shared = self.source_vocabulary_size is None
         embedded = self._embedded(self.token_embedding if shared else self.source_embedding, source, train)
         states, carries = self.encoder(embedded, lengths=lengths, train=train)
-        begin = []
+        begin, names = [], CELLS[self.cell]().states
         for number, bridge in enumerate(self.bridge):
-            ends = [leaf for carry in carries[2 * number : 2 * number + 2] for leaf in carry.values()]
+            ends = [carry[name] for carry in carries[2 * number : 2 * number + 2] for name in names]
             projected = bridge(jnp.concatenate(ends, axis=-1)).astype(jnp.float32)
-            names = CELLS[self.cell]().states
             carry = dict(zip(names, jnp.split(projected, len(names), axis=-1), strict=True))
             begin.append({**carry, "hidden": jnp.tanh(carry["hidden"])})
         lengths = None if lengths is None else jnp.asarray(lengths)

@@ -1,4 +1,4 @@
-"""Recurrent models that read a text first: written step by step as at once, ragged as alone, along beams, with attention."""
+"""Recurrent models that read a text first: step by step as at once, ragged as alone, along beams, with attention."""
 
 import functools
 

@@ -197,9 +197,9 @@ def test_a_token_depends_on_the_source_and_on_no_later_token(kind):
 
     def features(module, of_source, of_tokens):
         encoded = module.encoder(of_source)
-        ends = [leaf for carry in encoded[1][:2] for leaf in carry.values()]
+        ends = [carry[name] for carry in encoded[1][:2] for name in CELLS[module.cell]().states]
         begin = module.bridge[0](jnp.concatenate(ends, axis=-1))[:, :8]
-        carry = {name: begin for name in CELLS[module.cell]().states}
+        carry = dict.fromkeys(CELLS[module.cell]().states, begin)
         state = module.decoder.begin((carry,) * module.num_layers)
         return module.decoder(of_tokens, state, module.decoder.source(encoded[0], None))[0]
 
