@@ -4,7 +4,7 @@
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,8 +70,23 @@ def huber(
     return Mean.of(quadratic * (distance - quadratic / 2), weights)
 
 
+# Labels, their weights, and what else they may come of.
+_Targets = tuple[Array, Array, "Mixture | None"]
+
 # Elements of the logits that exist at once, and the fewest tokens of them: smaller products are slow.
 _CHUNK_ELEMENTS, _CHUNK_TOKENS = 2**20, 512
+
+
+class Mixture(NamedTuple):
+    """What labels may come of beside a softmax: they have the probability exp(log_share) softmax + exp(log_other).
+
+    Attributes:
+        log_share: of the softmax, [batch, time].
+        log_other: of the label by what there is beside, [batch, time].
+    """
+
+    log_share: Array
+    log_other: Array
 
 
 def linear_cross_entropy(
@@ -83,6 +98,7 @@ def linear_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    mixture: Mixture | None = None,
 ) -> Mean:
     """Gives the cross-entropy (nats) of softmax(hidden @ kernel + bias), and never has all logits at once.
 
@@ -97,67 +113,78 @@ def linear_cross_entropy(
         weights: of the examples [batch] or tokens [batch, time]; there is no gradient of them.
         label_smoothing: part of each label that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
         z_loss: factor of the squared logarithm of the normaliser, which is added (de Brebisson & Vincent 2016).
+        mixture: what else labels may come of, such as copying.
 
     Raises:
-        UsageError: if `label_smoothing` is not in [0, 1), or the shapes don't fit.
+        UsageError: if `label_smoothing` is not in [0, 1), or the shapes don't fit; for it and `z_loss` with a mixture.
     """
     hidden, kernel, bias, labels = (jnp.asarray(leaf) for leaf in (hidden, kernel, bias, labels))
     _check_smoothing(label_smoothing)
+    if mixture is not None and (label_smoothing or z_loss):
+        raise UsageError(
+            "label smoothing and z-loss are for a softmax alone, not for one with copying: leave them 0"
+        )
     check_same_shape(hidden[..., 0], labels)
     counted = jnp.ones(labels.shape) if weights is None else spread(weights, labels.shape)
     hidden = jnp.where(counted[..., None] == 0, 0, hidden)
-    total = _head_total((label_smoothing, z_loss), hidden, kernel, bias, labels, counted)
+    total = _head_total((label_smoothing, z_loss), hidden, kernel, bias, (labels, counted, mixture))
     return Mean(total, counted.sum())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _head_total(
-    settings: tuple[float, float], hidden: Array, kernel: Array, bias: Array, labels: Array, weights: Array
+    settings: tuple[float, float], hidden: Array, kernel: Array, bias: Array, targets: _Targets
 ) -> Array:
     def add(totals: Array, chunk: Any) -> tuple[Array, None]:
         return totals + _chunk_totals(settings, chunk, kernel, bias)[0], None
 
     zeros = jnp.zeros(len(hidden), jnp.float32)
-    return jax.lax.scan(add, zeros, _in_chunks(kernel.shape[1], hidden, labels, weights))[0].sum()
+    return jax.lax.scan(add, zeros, _in_chunks(kernel.shape[1], (hidden, targets)))[0].sum()
 
 
 def _head_forwards(
-    settings: tuple[float, float], hidden: Array, kernel: Array, bias: Array, labels: Array, weights: Array
-) -> tuple[Array, tuple[Array, Array, Array]]:
-    def add(sums: Any, chunk: Any) -> tuple[Any, Array]:
+    settings: tuple[float, float], hidden: Array, kernel: Array, bias: Array, targets: _Targets
+) -> tuple[Array, tuple[Array, Array, Array, Mixture | None]]:
+    def add(sums: Any, chunk: Any) -> tuple[Any, tuple[Array, Mixture | None]]:
         totals, of_kernel, of_bias = sums
-        values, of_logits = _chunk_totals(settings, chunk, kernel, bias)
+        values, of_logits, of_mixture = _chunk_totals(settings, chunk, kernel, bias)
         flat = of_logits.astype(hidden.dtype).reshape(-1, kernel.shape[1])
         rows = chunk[0].reshape(-1, kernel.shape[0])
         of_kernel += jnp.matmul(rows.T, flat, preferred_element_type=jnp.float32)
         of_hidden = of_logits.astype(hidden.dtype) @ kernel.T.astype(hidden.dtype)
-        return (totals + values, of_kernel, of_bias + of_logits.sum(axis=(0, 1))), of_hidden
+        return (totals + values, of_kernel, of_bias + of_logits.sum(axis=(0, 1))), (of_hidden, of_mixture)
 
     # Totals by row: devices add them up once, behind the loop.
     rows = jnp.zeros(len(hidden), jnp.float32)
     zeros = (rows, jnp.zeros(kernel.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32))
-    chunks = _in_chunks(kernel.shape[1], hidden, labels, weights)
-    (totals, of_kernel, of_bias), of_hidden = jax.lax.scan(add, zeros, chunks)
-    batch, time, width = hidden.shape
-    of_hidden = jnp.moveaxis(of_hidden, 0, 1).reshape(batch, -1, width)[:, :time]
-    return totals.sum(), (of_hidden, of_kernel.astype(kernel.dtype), of_bias.astype(bias.dtype))
+    chunks = _in_chunks(kernel.shape[1], (hidden, targets))
+    (totals, of_kernel, of_bias), of_places = jax.lax.scan(add, zeros, chunks)
+    batch, time = hidden.shape[:2]
+
+    def put_together(leaf: Array) -> Array:
+        return jnp.moveaxis(leaf, 0, 1).reshape(batch, -1, *leaf.shape[3:])[:, :time]
+
+    of_hidden, of_mixture = jax.tree.map(put_together, of_places)
+    gradients = (of_hidden, of_kernel.astype(kernel.dtype), of_bias.astype(bias.dtype), of_mixture)
+    return totals.sum(), gradients
 
 
 def _head_backwards(
-    settings: tuple[float, float], residuals: tuple[Array, Array, Array], gradient: Array
-) -> tuple[Array | None, ...]:
-    return (*((gradient * leaf).astype(leaf.dtype) for leaf in residuals), None, None)
+    settings: tuple[float, float], residuals: tuple[Array, Array, Array, Mixture | None], gradient: Array
+) -> tuple[Any, ...]:
+    *of_head, of_mixture = jax.tree.map(lambda leaf: (gradient * leaf).astype(leaf.dtype), residuals)
+    return (*of_head, (None, None, of_mixture))
 
 
 _head_total.defvjp(_head_forwards, _head_backwards)
 
 
-def _in_chunks(vocabulary: int, *arrays: Array) -> tuple[Array, ...]:
+def _in_chunks(vocabulary: int, arrays: tuple[Array, _Targets]) -> Any:
     """Cuts [batch, time, ...] to [chunks, batch, time of a chunk, ...], filled up with zeros: of weight 0, too.
 
     The batch stays whole, so that each device has its own rows.
     """
-    batch, time = arrays[0].shape[:2]
+    batch, time = jax.tree.leaves(arrays)[0].shape[:2]
     tokens = max(_CHUNK_TOKENS, _CHUNK_ELEMENTS // vocabulary)
     least = -(-time // max(1, min(time, tokens // max(1, batch))))
     # Rather more chunks than padding.
@@ -168,14 +195,14 @@ def _in_chunks(vocabulary: int, *arrays: Array) -> tuple[Array, ...]:
         filled = jnp.pad(array, ((0, 0), (0, count * length - time), *((0, 0),) * (array.ndim - 2)))
         return jnp.moveaxis(filled.reshape(batch, count, length, *array.shape[2:]), 1, 0)
 
-    return tuple(map(cut, arrays))
+    return jax.tree.map(cut, arrays)
 
 
 def _chunk_totals(
-    settings: tuple[float, float], chunk: tuple[Array, Array, Array], kernel: Array, bias: Array
-) -> tuple[Float[Array, " batch"], Float[Array, "batch time vocabulary"]]:
-    """Gives a chunk's weighted sums by row, and their gradients with respect to the logits."""
-    (label_smoothing, z_loss), (hidden, labels, weights) = settings, chunk
+    settings: tuple[float, float], chunk: tuple[Array, _Targets], kernel: Array, bias: Array
+) -> tuple[Float[Array, " batch"], Float[Array, "batch time vocabulary"], Mixture | None]:
+    """Gives a chunk's weighted sums by row, and their gradients with respect to the logits and the mixture."""
+    (label_smoothing, z_loss), (hidden, (labels, weights, mixture)) = settings, chunk
     logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32) + bias
     highest = logits.max(axis=-1, keepdims=True)
     powers = jnp.exp(logits - highest)
@@ -184,10 +211,18 @@ def _chunk_totals(
     target, chosen = _of_labels(logits, labels)
     mean = label_smoothing * logits.mean(axis=-1) if label_smoothing else 0
     value = log_normalizer - (1 - label_smoothing) * target - mean + z_loss * log_normalizer**2
-    totals = jnp.where(weights == 0, 0, weights * value).sum(axis=1)
     share = (1 + 2 * z_loss * log_normalizer)[..., None] * powers / sums
     wanted = jnp.where(chosen, 1 - label_smoothing, 0) + label_smoothing / logits.shape[-1]
-    return totals, weights[..., None] * (share - wanted)
+    of_value, of_mixture = weights, None
+    if mixture is not None:
+        own = mixture.log_share - value
+        both = jnp.logaddexp(own, mixture.log_other)
+        value, parts = -both, (jnp.exp(leaf - both) for leaf in (own, mixture.log_other))
+        # What doesn't count may have no label, and NaN for its probability.
+        of_value, of_other = (jnp.where(weights == 0, 0, weights * part) for part in parts)
+        of_mixture = Mixture(-of_value, -of_other)
+    totals = jnp.where(weights == 0, 0, weights * value).sum(axis=1)
+    return totals, of_value[..., None] * (share - wanted), of_mixture
 
 
 def _of_labels(

@@ -197,7 +197,7 @@ class Writer:
         """Gives what the tokens of a text look at, for `jaxgen.attention_plots`, as `attention`.
 
         Where a text is read that is `encoder_attention`; what is then written, the likeliest token each time, looks at
-        itself, `decoder_attention`, and at what was read, `cross_attention`.
+        itself, `decoder_attention`, and at what was read, `cross_attention`; of a recurrent model there is only this.
 
         Raises:
             UsageError: for a text of no tokens, one longer than the model's context, or unknown characters.
@@ -223,6 +223,7 @@ class Writer:
         return {
             f"{name}_attention": Attention(parts[rows], parts[columns], np.asarray(found[name][0]))
             for name, (rows, columns) in places.items()
+            if name in found
         }
 
     def _likeliest(self, source: Int32[np.ndarray, " tokens"]) -> Int32[np.ndarray, " written"]:

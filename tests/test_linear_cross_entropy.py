@@ -76,6 +76,33 @@ def test_a_label_outside_of_the_vocabulary_is_noticed(chunked):
     assert jnp.isnan(losses.linear_cross_entropy(*params, labels).compute())
 
 
+@pytest.mark.parametrize("weights", [None, np.array([1.0, 0, 2])])
+def test_a_mixture_is_that_with_logits_in_value_and_gradient(chunked, weights):
+    (hidden, kernel, bias), labels = case()
+    random = np.random.default_rng(1)
+    gate, other = (jnp.asarray(random.normal(size=labels.shape), jnp.float32) for _ in range(2))
+    other = jnp.where(other < -1, -1e30, other - 3)
+    if weights is not None:
+        labels[1] = -1
+
+    def mixed(hidden, kernel, bias, gate, other):
+        parts = losses.Mixture(jax.nn.log_sigmoid(gate), jax.nn.log_sigmoid(-gate) + other)
+        mean = losses.linear_cross_entropy(hidden, kernel, bias, labels, weights, mixture=parts)
+        return 3 * mean.compute(), mean.count
+
+    def plainly_mixed(hidden, kernel, bias, gate, other):
+        own = jnp.take_along_axis(jax.nn.softmax(hidden @ kernel + bias), labels[..., None], axis=-1)[..., 0]
+        nats = -jnp.log(jax.nn.sigmoid(gate) * own + jax.nn.sigmoid(-gate) * jnp.exp(other))
+        mean = losses.Mean.of(nats, weights)
+        return 3 * mean.compute(), mean.count
+
+    results = [
+        jax.value_and_grad(loss, tuple(range(5)), has_aux=True)(hidden, kernel, bias, gate, other)
+        for loss in (mixed, plainly_mixed)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
+
+
 def test_half_precision_is_near(chunked):
     params, labels = case()
     half, _ = case(jnp.bfloat16)
@@ -109,9 +136,17 @@ def test_a_large_vocabulary_takes_a_quarter_of_the_memory_of_logits():
     assert 4 * peak(losses.linear_cross_entropy) < peak(plainly)
 
 
+_MIXTURE = losses.Mixture(jnp.zeros((BATCH, TIME)), jnp.zeros((BATCH, TIME)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"label_smoothing": 1.0}, "label_smoothing is 1.0"), ({"labels": np.zeros((2, 2), int)}, "shape")],
+    [
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"labels": np.zeros((2, 2), int)}, "shape"),
+        ({"label_smoothing": 0.1, "mixture": _MIXTURE}, "are for a softmax alone, not for one with copying"),
+        ({"z_loss": 0.1, "mixture": _MIXTURE}, "are for a softmax alone, not for one with copying"),
+    ],
 )
 def test_impossible_arguments_are_one_line(change, message):
     params, labels = case()

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from weights import random_params
 
 from jaxgen.config import describe, rebuild
 from jaxgen.data import from_arrays
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.subwords import Subwords, t5_tokens
 from jaxgen.errors import UsageError
-from jaxgen.models import RecurrentLanguageModel
+from jaxgen.models import RecurrentEncoderDecoder, RecurrentLanguageModel
 from jaxgen.objectives import content_rngs, corrupt_spans, spans_shapes, split_prefix
 from jaxgen.tasks import PrefixLanguageModelling, SequenceToSequence, SpanCorruption
 from jaxgen.train.context import Context
@@ -110,6 +111,28 @@ def test_loss_is_that_of_all_logits(smoothing):
     )
     assert found.count == 5 + 3 + 1
     assert not jax.eval_shape(lambda: TASK.loss(PARAMS, {}, (), BATCH, TRAINING)[1]).metrics
+
+
+def test_loss_of_a_model_that_copies_is_that_of_its_mixtures():
+    model = RecurrentEncoderDecoder(VOCABULARY, embedding_size=6, hidden_size=6, copies=True)
+    task = SequenceToSequence(model)
+    params = random_params(model, TOKENS[:, :2], TOKENS[:, :2])
+    labels = np.where(np.arange(4)[:, None] == 1, TOKENS[:, :5], LABELS)
+    batch = {**BATCH, "labels": labels}
+    terms, outputs = jax.jit(lambda: task.loss(params, {}, (), batch, EVALUATION))()
+    log_probs = jax.jit(
+        lambda: model.apply({"params": params}, TOKENS, task.shifted(labels), source_lengths=BATCH["lengths"])
+    )()
+    counted = (labels >= 0) & (BATCH["weight"] > 0)[:, None]
+    own = np.take_along_axis(np.asarray(log_probs), np.maximum(labels, 0)[..., None], axis=-1)[..., 0]
+    assert terms["cross_entropy"].compute() == pytest.approx(-own[counted].mean(), rel=1e-5)
+    figures = outputs.metrics
+    assert figures["perplexity"].compute() == pytest.approx(np.exp(-own[counted].mean()), rel=1e-5)
+    right = np.asarray(log_probs.argmax(axis=-1)) == labels
+    assert figures["accuracy"].compute() == pytest.approx(right[counted].mean())
+    with pytest.raises(UsageError, match="not for one with copying: leave them 0"):
+        dataclasses.replace(task, label_smoothing=0.1).loss(params, {}, (), batch, EVALUATION)
+    assert rebuild(describe(task)) == task
 
 
 def test_more_padding_changes_nothing():

@@ -3,10 +3,12 @@
 from jaxgen.models.bert import BERT
 from jaxgen.models.cnn import ConvNet
 from jaxgen.models.convolution import average_pool, convolve, convolve_transposed, max_pool
+from jaxgen.models.encoder_decoder import EncoderDecoderTransformer
 from jaxgen.models.feed_forward import FeedForward
 from jaxgen.models.gpt import GPT
 from jaxgen.models.language_model import RecurrentLanguageModel
 from jaxgen.models.recurrent import Recurrent
+from jaxgen.models.recurrent_encoder_decoder import RecurrentEncoderDecoder
 from jaxgen.models.row_reader import RowReader
 from jaxgen.models.sequence_net import SequenceNet
 from jaxgen.models.sequence_reader import SequenceReader
@@ -17,8 +19,10 @@ __all__ = [
     "GPT",
     "T5",
     "ConvNet",
+    "EncoderDecoderTransformer",
     "FeedForward",
     "Recurrent",
+    "RecurrentEncoderDecoder",
     "RecurrentLanguageModel",
     "RowReader",
     "SequenceNet",

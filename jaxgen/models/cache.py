@@ -83,11 +83,21 @@ def attend_to_cache(
     return lax.platform_dependent(query, cache, lengths, bias, cpu=to_filled, default=attend[-1])
 
 
-def _attend_to_parts(
-    count: int, scale: float, query: Array, cache: Cache, lengths: Array, bias: Array | None
-) -> Array:
-    """Attends to the first parts of a cache."""
-    keys, values = cache["key"][:count], cache["value"][:count]
+def weights_of_cache(
+    query: Float[Array, "batch heads depth"],
+    cache: Cache,
+    lengths: Integer[Array, " batch"],
+    *,
+    scale: float | None = None,
+) -> Float[Array, "batch heads keys"]:
+    """Gives the weights that one query a row gives to the keys of its cache, 0 behind `lengths`."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return _weights(scale, query, cache["key"], lengths, None).reshape(*query.shape[:2], -1)
+
+
+def _weights(
+    scale: float, query: Array, keys: tuple[Array, ...], lengths: Array, bias: Array | None
+) -> Float[Array, "batch kv_heads group keys"]:
     batch, _, depth = query.shape
     grouped = query.reshape(batch, keys[0].shape[1], -1, depth)
 
@@ -99,9 +109,17 @@ def _attend_to_parts(
     if bias is not None:
         scores += bias[..., :time].reshape(scores.shape)
     visible = jnp.arange(time) < lengths[:, None]
-    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, UNSEEN)).astype(query.dtype)
+    return jax.nn.softmax(jnp.where(visible[:, None, None], scores, UNSEEN))
+
+
+def _attend_to_parts(
+    count: int, scale: float, query: Array, cache: Cache, lengths: Array, bias: Array | None
+) -> Array:
+    """Attends to the first parts of a cache."""
+    keys, values = cache["key"][:count], cache["value"][:count]
+    weights = _weights(scale, query, keys, lengths, bias).astype(query.dtype)
     # In float32, so that parts are added up no less exactly than one would be.
-    begin, attended = 0, jnp.zeros(grouped.shape, jnp.float32)
+    begin, attended = 0, jnp.zeros((*weights.shape[:3], query.shape[-1]), jnp.float32)
     for value in values:
         end, part = begin + value.shape[2], weights[..., begin : begin + value.shape[2]]
         attended += jnp.einsum("bkgs,bksd->bkgd", part, value, preferred_element_type=jnp.float32)

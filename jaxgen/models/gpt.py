@@ -215,7 +215,7 @@ class GPT(nn.Module):
         """Reads one more token a row behind `lengths` others; gives its features, and the caches with it."""
         positions = lengths[:, None]
         hidden = self._placed(self.token_embedding(tokens[:, None]), positions)[:, 0]
-        hidden, caches = self.layers.step(hidden, caches, Step(lengths, self._rotation(positions)))
+        hidden, caches, _ = self.layers.step(hidden, caches, Step(lengths, self._rotation(positions)))
         return self.final_norm(hidden), caches
 
     def _embedded(

@@ -1,10 +1,10 @@
-"""What tokens don't see of each other."""
+"""What tokens don't see of each other, and which one is a text's last."""
 
 import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Integer
+from jaxtyping import Array, Bool, Integer, Shaped
 
 
 class Masks(NamedTuple):
@@ -38,3 +38,11 @@ def seen(
     if segments is not None and masks.segments is not None:
         parts.append((segments[:, :, None] == masks.segments[:, None])[:, None])
     return functools.reduce(jnp.logical_and, parts) if parts else None
+
+
+def last(
+    texts: Shaped[Array, "batch time ..."], lengths: Integer[Array, " batch"]
+) -> Shaped[Array, "batch ..."]:
+    """Gives what belongs to each row's last token that isn't padding."""
+    places = lengths.reshape(-1, *(1,) * (texts.ndim - 1)) - 1
+    return jnp.take_along_axis(texts, places, axis=1)[:, 0]

@@ -67,8 +67,8 @@ def recur_plainly(
     def step(carry: Carry, now: tuple[Array, dict[str, Array]]) -> tuple[Carry, Array]:
         inputs, at_step = now
         before = _forget(carry, at_step)
-        from_inputs = _product(inputs, params["input_kernel"]) + params["bias"]
-        from_hidden = _product(_keep(before["hidden"], masks), params["recurrent_kernel"])
+        from_inputs = product(inputs, params["input_kernel"]) + params["bias"]
+        from_hidden = product(_keep(before["hidden"], masks), params["recurrent_kernel"])
         after, _ = cell(params["own"], before, from_inputs, from_hidden)
         carry = _where_valid(after, before, at_step)
         return carry, carry["hidden"]
@@ -99,7 +99,7 @@ def _recur_forwards(
 ) -> tuple[tuple[Array, Carry], tuple]:
     # For a single step, transposing takes longer than it saves.
     kernel = params["recurrent_kernel"].T if len(inputs) > 1 else params["recurrent_kernel"]
-    multiply = _by_columns if len(inputs) > 1 else _product
+    multiply = by_columns if len(inputs) > 1 else product
 
     def step(carry: Carry, now: tuple[Array, dict[str, Array]]) -> tuple[Carry, tuple[Carry, Any]]:
         from_inputs, at_step = now
@@ -109,7 +109,7 @@ def _recur_forwards(
         carry = _where_valid(after, before, at_step)
         return carry, (carry, kept)
 
-    last, (states, kept) = lax.scan(step, carry, (_product(inputs, params["input_kernel"]), masks.at_steps()))
+    last, (states, kept) = lax.scan(step, carry, (product(inputs, params["input_kernel"]), masks.at_steps()))
     return (states["hidden"], last), (params, carry, inputs, masks, states, kept)
 
 
@@ -127,7 +127,7 @@ def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry
         of_own_now, of_before, of_inputs, of_product = cell.backwards(
             params["own"], before, after, kept, _where_valid(of_carry, nothing, at_step)
         )
-        of_before["hidden"] += _keep(_product(of_product, transposed), masks)
+        of_before["hidden"] += _keep(product(of_product, transposed), masks)
         if "valid" in at_step:
             of_before = jax.tree.map(jnp.add, of_before, _where_valid(nothing, of_carry, at_step))
         products = (of_inputs,) if of_product is of_inputs else (of_inputs, of_product)
@@ -139,14 +139,14 @@ def _recur_backwards(cell: Cell, residuals: tuple, gradients: tuple[Array, Carry
     (of_carry, of_own), products = lax.scan(step, start, told, reverse=True)
     of_inputs, of_products = products[0], products[-1]
     of_params = {
-        "input_kernel": _sum_of_products(inputs, of_inputs, params["input_kernel"]),
-        "recurrent_kernel": _sum_of_products(
+        "input_kernel": sum_of_products(inputs, of_inputs, params["input_kernel"]),
+        "recurrent_kernel": sum_of_products(
             _keep(before["hidden"], masks), of_products, params["recurrent_kernel"]
         ),
         "bias": of_inputs.sum(axis=(0, 1)).astype(params["bias"].dtype),
         "own": jax.tree.map(lambda leaf: leaf.sum(axis=0), of_own),
     }
-    of_inputs = _product(of_inputs, params["input_kernel"].T).astype(inputs.dtype)
+    of_inputs = product(of_inputs, params["input_kernel"].T).astype(inputs.dtype)
     return of_params, of_carry, of_inputs, jax.tree.map(jnp.zeros_like, masks)
 
 
@@ -182,14 +182,14 @@ def recur_in_chunks(
     return hidden, carry
 
 
-def _product(
+def product(
     array: Float[Array, "*batch rows"], kernel: Float[Array, "rows columns"]
 ) -> Float[Array, "*batch columns"]:
     """Multiplies in the kernel's dtype, and gives float32."""
     return (array.astype(kernel.dtype) @ kernel).astype(jnp.float32)
 
 
-def _by_columns(
+def by_columns(
     hidden: Float[Array, "batch hidden"], transposed: Float[Array, "width hidden"]
 ) -> Float[Array, "batch width"]:
     """Makes the recurrent product with a kernel that is transposed: wide rows, read row by row, collide in caches."""
@@ -197,7 +197,8 @@ def _by_columns(
     return product.astype(jnp.float32)
 
 
-def _sum_of_products(inputs: Array, gradients: Array, kernel: Array) -> Array:
+def sum_of_products(inputs: Array, gradients: Array, kernel: Array) -> Array:
+    """Gives the gradient of a kernel that all steps have in common, in its dtype; both arrays are time first."""
     # Over time and batch as they are: made one axis, the batch would be gathered from all devices.
     inputs, gradients = inputs.astype(kernel.dtype), gradients.astype(kernel.dtype)
     return lax.dot_general(inputs, gradients, (((0, 1), (0, 1)), ((), ())))
@@ -362,7 +363,7 @@ class _Layer(nn.Module):
     ) -> tuple[Float[Array, "time batch hidden"], Carry]:
         size, width, dtype = self.hidden_size, self.cell.gates * self.hidden_size, self.dtype or jnp.float32
         input_kernel = self.param("input_kernel", kernel_init, (inputs.shape[-1], width), jnp.float32)
-        recurrent_kernel = self.param("recurrent_kernel", _orthogonal_gates, (size, width), jnp.float32)
+        recurrent_kernel = self.param("recurrent_kernel", orthogonal_gates, (size, width), jnp.float32)
         bias = self.param("bias", lambda rng: self.cell.init_bias(size))
         own = {
             name: self.param(name, lambda rng, value=value: value)
@@ -383,7 +384,7 @@ class _Layer(nn.Module):
         return go(self.cell, params, carry, inputs, masks)
 
 
-def _orthogonal_gates(rng: Array, shape: tuple[int, int], dtype: Any) -> Array:
+def orthogonal_gates(rng: Array, shape: tuple[int, int], dtype: Any) -> Array:
     """Makes each gate's recurrent kernel orthogonal by itself (Saxe et al. 2014)."""
     size, width = shape
     keys = jax.random.split(rng, width // size)

@@ -70,13 +70,14 @@ class Stack(nn.Module):
 
     def step(
         self, hidden: Float[Array, "batch width"], caches: tuple[dict[str, Cache], ...], step: Step
-    ) -> tuple[Float[Array, "batch width"], tuple[dict[str, Cache], ...]]:
-        """Reads one more token a row."""
-        after = []
+    ) -> tuple[Float[Array, "batch width"], tuple[dict[str, Cache], ...], tuple[Array | None, ...]]:
+        """Reads one more token a row; gives the caches, and each block's weights of the source as well."""
+        after, weights = [], []
         for block, before in zip(self.layer, caches, strict=True):
-            hidden, cache = block.step(hidden, before, step)
+            hidden, cache, of_source = block.step(hidden, before, step)
             after.append(cache)
-        return hidden, tuple(after)
+            weights.append(of_source)
+        return hidden, tuple(after), tuple(weights)
 
     def weights(
         self, hidden: Float[Array, "batch time width"], around: Surroundings

@@ -1,17 +1,17 @@
 """T5: an encoder that sees both ways, and a causal decoder that attends to it."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int32, Integer
+from jaxtyping import Array, Float, Int32
 
 from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray
 from jaxgen.models.attention import AttentionInit
-from jaxgen.models.cache import Cache, room
+from jaxgen.models.cache import room
+from jaxgen.models.encoder_decoder import TransformerPair, masks_of
 from jaxgen.models.layers import Dropout, check_sizes, dtype_name
-from jaxgen.models.masks import Masks
 from jaxgen.models.positions import RelativeBias
 from jaxgen.models.stack import Stack
 from jaxgen.models.transformer import (
@@ -23,7 +23,7 @@ from jaxgen.models.transformer import (
 )
 
 
-class T5(nn.Module):
+class T5(TransformerPair):
     """Makes texts of texts (Raffel et al. 2020); the defaults are the small one.
 
     Version 1.1 (Shazeer 2020) has `activation="geglu"` and `tied=False`, and dropout in fine-tuning alone.
@@ -51,6 +51,8 @@ class T5(nn.Module):
     Raises:
         UsageError: when it is made, for unknown names, or sizes and rates out of range.
     """
+
+    drops_outputs: ClassVar[bool] = True
 
     vocabulary_size: int = 32_128
     embedding_size: int = 512
@@ -135,122 +137,31 @@ class T5(nn.Module):
             )
         self.drop = Dropout(self.dropout)
 
-    def __call__(
-        self,
-        source: Integer[AnyArray, "batch source_time"],
-        tokens: Integer[AnyArray, "batch time"],
-        *,
-        source_lengths: Integer[AnyArray, " batch"] | None = None,
-        lengths: Integer[AnyArray, " batch"] | None = None,
-        train: bool = False,
-    ) -> Float32[Array, "batch time vocabulary_size"]:
-        """Gives float32 logits of what follows each token.
-
-        Args:
-            source: tokens of the text to read.
-            tokens: of the text to write, behind the token that it begins with (that of padding, for T5).
-            source_lengths: the tokens that aren't padding, of each source.
-            lengths: the same of each text to write.
-            train: whether dropout drops.
-        """
-        features = self.features(source, tokens, source_lengths=source_lengths, lengths=lengths, train=train)
-        return self.logits(features)
-
-    def features(
-        self,
-        source: Integer[AnyArray, "batch source_time"],
-        tokens: Integer[AnyArray, "batch time"],
-        *,
-        source_lengths: Integer[AnyArray, " batch"] | None = None,
-        lengths: Integer[AnyArray, " batch"] | None = None,
-        train: bool = False,
-    ) -> Float[Array, "batch time width"]:
-        """Gives what the logits are made of; see the call."""
-        encoded = self.encode(source, lengths=source_lengths, train=train)
-        embedded, around = self._written(tokens, lengths, encoded, source_lengths)
-        hidden = self.decoder(self.drop(embedded, train=train), around, train=train)
-        return self._scaled(self.drop(self.decoder_norm(hidden), train=train))
-
-    def encode(
-        self,
-        source: Integer[AnyArray, "batch source_time"],
-        *,
-        lengths: Integer[AnyArray, " batch"] | None = None,
-        train: bool = False,
-    ) -> Float[Array, "batch source_time width"]:
-        """Gives the encoder's features of each token."""
-        embedded, around = self._read(source, lengths)
-        hidden = self.encoder(self.drop(embedded, train=train), around, train=train)
-        return self.drop(self.encoder_norm(hidden), train=train)
-
-    def logits(self, features: Float[Array, "*batch width"]) -> Float32[Array, "*batch vocabulary_size"]:
-        """Gives float32 logits from what `features` gave."""
-        kernel, _ = self.output()
-        return jnp.matmul(features, kernel.astype(features.dtype), preferred_element_type=jnp.float32)
-
-    def output(self) -> tuple[Float[Array, "width vocabulary_size"], Float[Array, " vocabulary_size"]]:
-        """Gives the last layer's kernel, and zeros for its bias."""
-        kernel = self.token_embedding.embedding.T if self.tied else self.output_kernel
-        return jnp.asarray(kernel), jnp.zeros(self.vocabulary_size)
-
-    def attention(
-        self,
-        source: Integer[AnyArray, "batch source_time"],
-        tokens: Integer[AnyArray, "batch time"],
-        *,
-        source_lengths: Integer[AnyArray, " batch"] | None = None,
-        lengths: Integer[AnyArray, " batch"] | None = None,
-    ) -> dict[str, Float32[Array, "batch layers heads queries keys"]]:
-        """Gives the weights that each token gives to those that it sees: `encoder`, `decoder`, and `cross`."""
-        read = self.encoder.weights(*self._read(source, source_lengths))
-        encoded = self.encode(source, lengths=source_lengths)
-        written = self.decoder.weights(*self._written(tokens, lengths, encoded, source_lengths))
-        return {"encoder": read["own"], "decoder": written["own"], "cross": written["cross"]}
-
-    def prefill(
-        self,
-        tokens: Integer[AnyArray, "batch time"],
-        lengths: Integer[AnyArray, " batch"],
-        encoded: Float[Array, "batch source_time width"],
-        source_lengths: Integer[AnyArray, " batch"],
-    ) -> tuple[Float[Array, "batch time width"], tuple[dict[str, Cache], ...]]:
-        """Gives what the logits are made of, and each block's keys and values, those of the source as well."""
-        hidden, caches = self.decoder.prefill(*self._written(tokens, lengths, encoded, source_lengths))
-        return self._scaled(self.decoder_norm(hidden)), caches
-
-    def step(
-        self,
-        tokens: Int32[Array, " batch"],
-        caches: tuple[dict[str, Cache], ...],
-        lengths: Int32[Array, " batch"],
-        source_lengths: Integer[Array, " batch"],
-    ) -> tuple[Float[Array, "batch width"], tuple[dict[str, Cache], ...]]:
-        """Reads one more token a row behind `lengths` others; gives its features, and the caches with it."""
-        bias = self.decoder_bias.at(jnp.arange(room(caches[0]["own"])) - lengths[:, None])
-        step = Step(lengths, bias=bias, source_lengths=source_lengths)
-        hidden, caches = self.decoder.step(self.token_embedding(tokens), caches, step)
-        return self._scaled(self.decoder_norm(hidden)), caches
-
-    def _read(self, source: AnyArray, lengths: AnyArray | None) -> tuple[Array, Surroundings]:
+    def read(self, source: AnyArray, lengths: AnyArray | None) -> tuple[Array, Surroundings]:
+        """Gives the embedded tokens of sources, and what the encoder's blocks are told."""
         time = source.shape[1]
-        around = Surroundings(_masks(lengths), bias=self.encoder_bias(time, time))
+        around = Surroundings(masks_of(lengths), bias=self.encoder_bias(time, time))
         return self.token_embedding(jnp.asarray(source)), around
 
-    def _written(
+    def written(
         self, tokens: AnyArray, lengths: AnyArray | None, encoded: Array, source_lengths: AnyArray | None
     ) -> tuple[Array, Surroundings]:
+        """Gives the embedded tokens of texts to write, and what the decoder's blocks are told."""
         time = tokens.shape[1]
         around = Surroundings(
-            _masks(lengths),
+            masks_of(lengths),
             bias=self.decoder_bias(time, time),
             source=encoded,
-            source_masks=_masks(source_lengths),
+            source_masks=masks_of(source_lengths),
         )
         return self.token_embedding(jnp.asarray(tokens)), around
 
-    def _scaled(self, features: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    def one_more(self, tokens: Int32[Array, " batch"], cache: Any) -> tuple[Array, Step]:
+        """Gives one more embedded token a row, and what the decoder's blocks are told in a step."""
+        lengths = cache["lengths"]
+        bias = self.decoder_bias.at(jnp.arange(room(cache["layers"][0]["own"])) - lengths[:, None])
+        return self.token_embedding(tokens), Step(lengths, bias=bias, source_lengths=cache["source_lengths"])
+
+    def scaled(self, features: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Gives the features as the last layer wants them: of the scale of its weights, where it is tied."""
         return features * self.embedding_size**-0.5 if self.tied else features
-
-
-def _masks(lengths: AnyArray | None) -> Masks:
-    return Masks(None if lengths is None else jnp.asarray(lengths))

@@ -1,4 +1,4 @@
-"""What GPT, BERT and T5 are made of: norms, feed-forward layers, and blocks."""
+"""What transformers are made of: norms, feed-forward layers, and blocks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from jaxgen.models.attention import (
     Projection,
     check_kv_heads,
 )
-from jaxgen.models.cache import Cache, as_cache, attend_to_cache, write_to_cache
+from jaxgen.models.cache import Cache, as_cache, attend_to_cache, weights_of_cache, write_to_cache
 from jaxgen.models.layers import Dropout, check_dropout, check_sizes
 from jaxgen.models.masks import UNMASKED, Masks
 from jaxgen.models.positions import Rotation
@@ -251,8 +251,12 @@ class Block(nn.Module):
 
     def step(
         self, hidden: Float[Array, "batch width"], cache: dict[str, Cache], step: Step
-    ) -> tuple[Float[Array, "batch width"], dict[str, Cache]]:
-        """Does for one more token a row what a call does for all; keys and values are written behind those before."""
+    ) -> tuple[Float[Array, "batch width"], dict[str, Cache], Float[Array, "batch heads keys"] | None]:
+        """Does for one more token a row what a call does for all; keys and values are written behind those before.
+
+        Returns:
+            What goes to the next block, the cache, and the weights that are given to a source, where there is one.
+        """
         attention, scale = self.attention, self.architecture.scale
         read = self._read(hidden, self.attention_norm)[:, None]
         own = attention.keys_and_values(read, step.rotation)
@@ -260,14 +264,20 @@ class Block(nn.Module):
         query = attention.queries(read, step.rotation)[:, 0]
         attended = attend_to_cache(query, written, step.lengths + 1, scale=scale, bias=step.bias)
         change = attention.output(attended.reshape(len(hidden), -1))
-        hidden, cache = self._add(hidden, change, self.attention_norm), {**cache, "own": written}
+        hidden, cache, weights = (
+            self._add(hidden, change, self.attention_norm),
+            {**cache, "own": written},
+            None,
+        )
         if self.architecture.cross:
             read = self._read(hidden, self.cross_attention_norm)[:, None]
             query = self.cross_attention.queries(read)[:, 0]
             attended = attend_to_cache(query, cache["cross"], step.source_lengths, scale=scale)
+            # Made once more, but only where somebody wants to see them: XLA drops what nothing reads.
+            weights = weights_of_cache(query, cache["cross"], step.source_lengths, scale=scale)
             change = self.cross_attention.output(attended.reshape(len(hidden), -1))
             hidden = self._add(hidden, change, self.cross_attention_norm)
-        return self._feed_forward(hidden), cache
+        return self._feed_forward(hidden), cache, weights
 
     def weights(
         self, hidden: Float[Array, "batch time width"], around: Surroundings

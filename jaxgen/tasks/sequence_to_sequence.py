@@ -6,13 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int32, Integer, Key
+from jaxtyping import Array, Float, Int32, Integer, Key
 
 from jaxgen import losses, metrics
 from jaxgen.errors import UsageError
 from jaxgen.generate.transformer import EncoderDecoder
 from jaxgen.metrics import AnyArray, Mean, Metric
-from jaxgen.models.t5 import T5
+from jaxgen.models.copying import Copying, log_copied, log_mixture
 from jaxgen.objectives import FRACTION, SPAN_LENGTH, content_rngs, corrupt_spans, spans_shapes, split_prefix
 from jaxgen.tasks.base import (
     check_text,
@@ -36,7 +36,8 @@ class SequenceToSequence:
         model: a module with `vocabulary_size`, that has, beside its call on `(source, tokens)`, which makes all
             parameters, `features(source, tokens, *, source_lengths, train)`, what each token after one of `tokens`
             int32 [batch, target time] is predicted from, [batch, target time, width]; and `output()`, the kernel
-            [width, vocabulary] and bias [vocabulary] that make logits of it, such as `T5`.
+            [width, vocabulary] and bias [vocabulary] that make logits of it, such as `T5`. One that `copies` has
+            `mixture` for `features`, which gives these and a `jaxgen.models.copying.Copying`.
         start_token: what the decoder begins with, and what it reads in the place of padding.
         label_smoothing: part of each label that is spread evenly over the vocabulary.
         tokenizer: fingerprint of the tokenizer that the tokens are of.
@@ -73,28 +74,37 @@ class SequenceToSequence:
         These are of the labels as they are, without smoothing.
         """
         labels = jnp.asarray(batch["labels"])
-        features = read_text(
+        copies = getattr(self.model, "copies", False)
+        read = read_text(
             self.model,
             params,
             model_state,
             context,
-            "features",
+            "mixture" if copies else "features",
             batch["tokens"],
             self.shifted(labels),
             source_lengths=batch.get("lengths"),
         )
+        features, told = read if copies else (read, None)
         kernel, bias = output_layer(self.model, params)
         counted = (labels >= 0).astype(jnp.float32)
         weights = metrics.spread(batch["weight"], labels.shape) * counted if "weight" in batch else counted
+        mixture = None
+        if told is not None:
+            source = jnp.asarray(batch["tokens"])
+            mixture = losses.Mixture(told.log_generate, log_copied(told, source, labels))
         nats = losses.linear_cross_entropy(
-            features, kernel, bias, labels, weights, label_smoothing=self.label_smoothing
+            features, kernel, bias, labels, weights, label_smoothing=self.label_smoothing, mixture=mixture
         )
         reported: dict[str, Metric] = {}
         if not context.train:
             plain = nats
             if self.label_smoothing:
                 plain = losses.linear_cross_entropy(features, kernel, bias, labels, weights)
-            found, _ = likeliest(features, kernel, bias)
+            if told is None:
+                found, _ = likeliest(features, kernel, bias)
+            else:
+                found = _likeliest_mixed(features, kernel, bias, told, source)
             reported["perplexity"] = metrics.Perplexity(plain.total, plain.count)
             reported["accuracy"] = Mean.of(found == labels, weights)
         return {"cross_entropy": nats}, Outputs(reported, model_state, carry)
@@ -112,9 +122,23 @@ class SequenceToSequence:
         Raises:
             UsageError: for a model that can only be trained.
         """
-        if not isinstance(self.model, T5):
+        if not all(hasattr(self.model, method) for method in ("encode", "prefill", "step")):
             raise UsageError(f"a {type(self.model).__name__} doesn't write, a T5 does")
         return EncoderDecoder(self.model)
+
+
+def _likeliest_mixed(
+    features: Float[Array, "batch time width"], kernel: Array, bias: Array, told: Copying, source: Array
+) -> Int32[Array, "batch time"]:
+    """Gives the likeliest tokens of a model that copies, one place at a time."""
+
+    def of_place(now: tuple[Array, Copying]) -> Array:
+        hidden, told = now
+        logits = jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32) + bias
+        return log_mixture(logits, told, source).argmax(axis=-1).astype(jnp.int32)
+
+    by_place = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0), (features, told))
+    return jax.lax.map(of_place, by_place).T
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxgen.generate import (
     pad_prompts,
     score,
 )
-from jaxgen.models import GPT, T5
+from jaxgen.models import GPT, T5, EncoderDecoderTransformer
 
 VOCABULARY, LONGEST = 13, 12
 SIZES = {"vocabulary_size": VOCABULARY, "num_layers": 2, "num_heads": 4, "embedding_size": 16}
@@ -40,7 +40,17 @@ MODELS = {
     "t5_v1_1": T5(
         **SIZES, head_size=5, feed_forward_size=24, num_decoder_layers=3, activation="geglu", tied=False
     ),
+    "vaswani": EncoderDecoderTransformer(**SIZES),
+    "vaswani_learned": EncoderDecoderTransformer(
+        **SIZES,
+        source_vocabulary_size=VOCABULARY,
+        positions="learned",
+        context_length=40,
+        num_decoder_layers=1,
+        tied=False,
+    ),
 }
+CAUSAL = ("gpt2", "llama", "sinusoidal")
 # In bfloat16 a number has eight bits, and sums of other shapes are rounded in other places.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-5}
 RNG = np.random.default_rng(0)
@@ -56,8 +66,8 @@ PROMPT_LENGTHS = jnp.array([4, 1, 6])
 def made(kind, dtype="float32"):
     """A decoder and its parameters."""
     model = MODELS[kind].clone(dtype=dtype)
-    decoder = EncoderDecoder(model) if isinstance(model, T5) else CausalDecoder(model)
-    inputs = (TOKENS, TOKENS) if isinstance(model, T5) else (TOKENS,)
+    decoder = CausalDecoder(model) if kind in CAUSAL else EncoderDecoder(model)
+    inputs = (TOKENS,) if kind in CAUSAL else (TOKENS, TOKENS)
     return decoder, random_params(model, *inputs, deviation=0.1)
 
 
@@ -83,7 +93,9 @@ def test_decoders_keep_the_contract():
             return jax.tree.leaves(decoder.prefill(params, {}, inputs, TOKENS, PROMPT_LENGTHS, 20))
 
         assert all(leaf.shape[0] == 3 for leaf in jax.eval_shape(leaves, params))
-    assert made("gpt2")[0].max_length == 40 and made("t5")[0].max_length is None
+    windows = {kind: made(kind)[0].max_length for kind in MODELS}
+    assert windows["gpt2"] == windows["vaswani_learned"] == 40
+    assert windows["t5"] is None and windows["vaswani"] is None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -107,7 +119,7 @@ def test_with_the_cache_each_step_is_as_without(kind, dtype):
         output, cache = step(params, TOKENS[rows, lengths], cache)
 
 
-@pytest.mark.parametrize("kind", ["llama", "t5"])
+@pytest.mark.parametrize("kind", ["llama", "t5", "vaswani"])
 def test_a_row_of_a_batch_is_what_is_written_alone(kind):
     decoder, params = made(kind)
     prompts = [TOKENS[row, :length].tolist() for row, length in enumerate(PROMPT_LENGTHS)]
@@ -132,6 +144,25 @@ def test_a_row_of_a_batch_is_what_is_written_alone(kind):
     for row, prompt in enumerate(prompts):
         new = scores[row, len(prompt) : len(written[row])]
         np.testing.assert_allclose(new, got.log_probs[row, : got.lengths[row]], atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "block"), [("t5", 0), ("t5_v1_1", 1), ("vaswani_learned", 0)])
+def test_extras_are_the_attention_of_the_last_block_but_one(kind, block):
+    decoder, params = made(kind)
+    prompt = np.asarray(TOKENS[:, :6])
+    told = (decoder, params, {}, prompt, np.asarray(PROMPT_LENGTHS))
+    greedy = {"max_tokens": 5, "sampler": Sampler.of(temperature=0.0), "stop_tokens": (3,)}
+    got = generate(*told, jax.random.key(0), **greedy, inputs=inputs_of(decoder), extras=True)
+    attention = got.extras["attention"]
+    for row, length in enumerate(PROMPT_LENGTHS):
+        source = SOURCES["tokens"][row : row + 1, : SOURCES["lengths"][row]]
+        text = np.concatenate([prompt[row, :length], got.tokens[row, : got.lengths[row]]])[None]
+        weights = decoder.model.apply({"params": params}, source, text, method="attention")["cross"]
+        read = slice(int(length) - 1, text.shape[1] - 1)
+        expected = weights[0, block, :, read].mean(axis=0)
+        written, places = expected.shape
+        np.testing.assert_allclose(attention[row, :written, :places], expected, atol=1e-5)
+        assert not attention[row, written:].any() and not attention[row, :, places:].any()
 
 
 def test_what_is_padding_in_a_source_changes_nothing():
