@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jaxgen.data import builders, docstrings, tsv
+from jaxgen.data import builders, docstrings, parallel, tsv
 from jaxgen.data.sequences import Table
 from jaxgen.errors import UsageError, unknown
 
@@ -12,18 +12,28 @@ _LABELLED = {"docstring_packages": docstrings.read_packages}
 _PAIRS = {"docstrings": docstrings.read}
 
 
-def read(name: str, *, labelled: bool, data_dir: Path | str | None = None, encoding: str = "utf-8") -> Table:
+def read(
+    name: str,
+    *,
+    labelled: bool,
+    data_dir: Path | str | None = None,
+    encoding: str = "utf-8",
+    columns: Sequence[str] = (),
+) -> Table:
     """Reads texts with their classes, or with texts to write.
 
     Args:
         name: `docstring_packages` (with classes) or `docstrings` (with texts), which need no network; or the path of a
-            file, or of a directory of files, as `jaxgen.data.tsv` reads them.
+            file, or of a directory of files, as `jaxgen.data.tsv` reads them; or of pairs, of two files or a directory
+            of such, as `jaxgen.data.parallel` does.
         labelled: whether there are to be classes.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
         encoding: of files.
+        columns: of pairs, what is read and what is written: columns of a table, by their numbers or names, or languages
+            of parallel files.
 
     Raises:
-        UsageError: for an unknown file or encoding, or a set of another kind.
+        UsageError: for an unknown file, encoding or column, or a set of another kind.
         JaxgenError: for what can't be had or read, or is no such table.
     """
     wanted, others = (_LABELLED, _PAIRS) if labelled else (_PAIRS, _LABELLED)
@@ -32,7 +42,11 @@ def read(name: str, *, labelled: bool, data_dir: Path | str | None = None, encod
     if name in others or (builders.known(name) and not Path(name).exists()):
         told = "texts with classes" if labelled else "pairs of texts"
         raise UsageError(f"{name} holds no {told}: take {', '.join(wanted)}, or the path of a TSV")
-    return tsv.read_labelled(name, encoding) if labelled else tsv.read_pairs(name, encoding)
+    if labelled:
+        return tsv.read_labelled(name, encoding)
+    if parallel.is_parallel(name):
+        return parallel.read(name, columns, encoding)
+    return tsv.read_pairs(name, encoding, columns)
 
 
 def read_split(
@@ -42,6 +56,7 @@ def read_split(
     *,
     data_dir: Path | str | None = None,
     encoding: str = "utf-8",
+    columns: Sequence[str] = (),
 ) -> tuple[Table, str]:
     """Reads what a trained model is evaluated on, and names the split that it is.
 
@@ -51,14 +66,17 @@ def read_split(
         class_names: those of the model; none where texts are to be written.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
         encoding: of files.
+        columns: of pairs, as for `read`.
 
     Raises:
         UsageError: as `read`, and for an unknown split.
         JaxgenError: as `read`, and for other classes than the model's.
     """
     if split is None and name not in (*_LABELLED, *_PAIRS):
-        return tsv.read_all(name, class_names, encoding), "all"
-    table = read(name, labelled=bool(class_names), data_dir=data_dir, encoding=encoding)
+        if not class_names and parallel.is_parallel(name):
+            return parallel.read_all(name, columns, encoding), "all"
+        return tsv.read_all(name, class_names, encoding, columns), "all"
+    table = read(name, labelled=bool(class_names), data_dir=data_dir, encoding=encoding, columns=columns)
     split = split or "test"
     if split not in table.splits:
         raise unknown("split", split, table.splits)
