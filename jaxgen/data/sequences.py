@@ -6,12 +6,13 @@ nothing yet: `jaxgen.objectives` hides parts of them.
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from jaxgen.data.buckets import MOST_BUCKETS, Bucket, Buckets, choose_buckets
 from jaxgen.data.sentencepieces import SentencePieces
 from jaxgen.data.sources import Rows, Source
 from jaxgen.data.streams import EncodedText, encoded_to_evaluate
@@ -27,7 +28,7 @@ class SequenceFormat:
     """How texts are made into rows of tokens.
 
     Attributes:
-        tokenizer: from characters to tokens.
+        tokenizer: from characters to tokens, of texts to read.
         sequence_length: tokens of a row, special ones among them.
         target_length: tokens of a row of targets, of pairs of texts.
         first: special tokens before a text that is read, such as BERT's `[CLS]`.
@@ -37,6 +38,10 @@ class SequenceFormat:
         encoding: of files.
         whole_words: whether rows tell which tokens go on a word, so that words are hidden as a whole.
         sentence_pairs: whether rows are pairs of sentences, see `jaxgen.data.sentence_pairs`.
+        columns: of files with pairs of texts, those that are read and written, see `jaxgen.data.tables`.
+        target_tokenizer: of texts to write, where that is another one.
+        target_last: special tokens after a text to write, in the place of `last`, where its tokenizer is another one.
+        buckets: the shapes of batches of pairs; none where all are as long as the longest pair.
 
     Raises:
         UsageError: when it is made, for lengths that leave no room for a token.
@@ -52,23 +57,23 @@ class SequenceFormat:
     encoding: str = "utf-8"
     whole_words: bool = False
     sentence_pairs: bool = False
+    columns: tuple[str, ...] = ()
+    target_tokenizer: Tokenizer | None = field(default=None, repr=False)
+    target_last: tuple[int, ...] = ()
+    buckets: tuple[Bucket, ...] = ()
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, sequence_length: int, **others: Any) -> "SequenceFormat":
         """Makes the format that a tokenizer has special tokens for: BERT's, or T5's, or one without any."""
-        if not isinstance(tokenizer, Subwords | SentencePieces):
-            return cls(tokenizer, sequence_length, **others)
-
-        def find(*roles: str) -> tuple[int, ...]:
-            named = [role for role in roles if getattr(tokenizer.special, role)]
-            return tuple(tokenizer.special_id(role) for role in named[:1])
-
-        first, last, padding = find("cls"), find("sep", "end"), find("pad") or (0,)
+        first, last = _special(tokenizer, "cls"), _special(tokenizer, "sep", "end")
+        padding = _special(tokenizer, "pad") or (0,)
+        if others.get("target_tokenizer") is not None:
+            others["target_last"] = _special(others["target_tokenizer"], "sep", "end")
         return cls(tokenizer, sequence_length, first=first, last=last, padding=padding[0], **others)
 
     def __post_init__(self) -> None:
         """Refuses what can't be."""
-        if self.room < 1 or (self.target_length and self.target_length <= len(self.last)):
+        if self.room < 1 or (self.target_length and self.target_length <= len(self.last_written)):
             raise UsageError(
                 f"sequences of {self.sequence_length} tokens and targets of {self.target_length} have no room for a "
                 f"text beside {len(self.first) + len(self.last)} special tokens: give a larger --sequence-length"
@@ -78,6 +83,16 @@ class SequenceFormat:
     def room(self) -> int:
         """The tokens of a text that fit into a row."""
         return self.sequence_length - len(self.first) - len(self.last)
+
+    @property
+    def writing_tokenizer(self) -> Tokenizer:
+        """The tokenizer of texts to write."""
+        return self.tokenizer if self.target_tokenizer is None else self.target_tokenizer
+
+    @property
+    def last_written(self) -> tuple[int, ...]:
+        """The special tokens after a text to write."""
+        return self.last if self.target_tokenizer is None else self.target_last
 
     @property
     def streams(self) -> int:
@@ -97,24 +112,41 @@ class SequenceFormat:
 
     def row(self, text: str, told: str) -> Ids:
         """Encodes a text to read; `told` says where it stands, for errors."""
-        return self._around(text, told, self.first, self.sequence_length)
+        return self._around(text, told, self.tokenizer, (self.first, self.last), self.sequence_length)
 
     def target(self, text: str, told: str) -> Ids:
         """Encodes a text to write."""
-        return self._around(text, told, (), self.target_length)
+        around = ((), self.last_written)
+        return self._around(text, told, self.writing_tokenizer, around, self.target_length)
 
-    def _around(self, text: str, told: str, first: tuple[int, ...], length: int) -> Ids:
+    def _around(
+        self,
+        text: str,
+        told: str,
+        tokenizer: Tokenizer,
+        around: tuple[tuple[int, ...], tuple[int, ...]],
+        length: int,
+    ) -> Ids:
         try:
-            tokens = self.tokenizer.encode(text)
+            tokens = tokenizer.encode(text)
         except UsageError as error:
             raise UsageError(f"{told}: {error}") from error
-        room = length - len(first) - len(self.last)
+        first, last = around
+        room = length - len(first) - len(last)
         if len(tokens) > room and not self.truncate:
             raise UsageError(
                 f"{told}: the text has {len(tokens)} tokens, and there is room for {room}: give a larger length, or "
                 "--truncate to cut it off"
             )
-        return np.concatenate([np.array(part, np.int32) for part in (first, tokens[:room], self.last)])
+        return np.concatenate([np.array(part, np.int32) for part in (first, tokens[:room], last)])
+
+
+def _special(tokenizer: Tokenizer, *roles: str) -> tuple[int, ...]:
+    """Gives the special token that has the first of these roles that any has."""
+    if not isinstance(tokenizer, Subwords | SentencePieces):
+        return ()
+    named = [role for role in roles if getattr(tokenizer.special, role)]
+    return tuple(tokenizer.special_id(role) for role in named[:1])
 
 
 class Row(NamedTuple):
@@ -143,8 +175,33 @@ class Table:
 
     def texts(self) -> list[str]:
         """Gives the texts to train on, those to write among them: what a tokenizer is made of."""
-        rows = self.splits["train"]
-        return [row.text for row in rows] + ([] if self.class_names else [row.other for row in rows])
+        return self.texts_to_read() + ([] if self.class_names else self.texts_to_write())
+
+    def texts_to_read(self) -> list[str]:
+        """Gives the texts to read of the rows to train on: what a tokenizer for them alone is made of."""
+        return [row.text for row in self.splits["train"]]
+
+    def texts_to_write(self) -> list[str]:
+        """Gives the texts to write of the rows to train on: what a tokenizer for them alone is made of."""
+        return [row.other for row in self.splits["train"]]
+
+    def bucketed(
+        self, given: SequenceFormat, batch_tokens: int, most_buckets: int = MOST_BUCKETS
+    ) -> SequenceFormat:
+        """Gives the format with buckets for the lengths of the rows to train on; see `jaxgen.data.buckets`.
+
+        Args:
+            given: how texts are made into rows.
+            batch_tokens: the most tokens of a batch, read and written, padding among them.
+            most_buckets: the most shapes of batches.
+
+        Raises:
+            UsageError: where a batch has no room for the longest pairs; and as `sources`.
+        """
+        texts, others = self._encoded("train", given)
+        lengths = _lengths(texts, others)
+        longest = (given.sequence_length, given.target_length)
+        return replace(given, buckets=choose_buckets(lengths, batch_tokens, longest, most=most_buckets))
 
     def sources(self, given: SequenceFormat) -> dict[str, Source]:
         """Makes the source of each split.
@@ -160,22 +217,25 @@ class Table:
 
     def source(self, split: str, given: SequenceFormat) -> Source:
         """Makes the source of one split; see `sources`."""
-        rows = self.splits[split]
-        texts = _Ragged.of([given.row(row.text, row.place) for row in rows])
-        if self.class_names:
-            others: Any = np.array([self.class_names.index(row.other) for row in rows], np.int32)
-        else:
-            others = _Ragged.of([given.target(row.other, row.place) for row in rows])
+        texts, others = self._encoded(split, given)
         return Source(
             self.name,
             split,
             _Rows(texts, given, others),
-            num_classes=len(self.class_names or given.tokenizer.vocabulary),
+            num_classes=len(self.class_names or given.writing_tokenizer.vocabulary),
             class_names=self.class_names,
             shape=(given.sequence_length,),
             version=self.version,
             text=given,
+            buckets=Buckets(given.buckets, _lengths(texts, others)) if given.buckets else None,
         )
+
+    def _encoded(self, split: str, given: SequenceFormat) -> "tuple[_Ragged, _Others]":
+        rows = self.splits[split]
+        texts = _Ragged.of([given.row(row.text, row.place) for row in rows])
+        if self.class_names:
+            return texts, np.array([self.class_names.index(row.other) for row in rows], np.int32)
+        return texts, _Ragged.of([given.target(row.other, row.place) for row in rows])
 
 
 def training_passages(text: Text, given: SequenceFormat) -> Source:
@@ -279,6 +339,15 @@ class _Ragged:
         return filled.astype(np.int32), lengths.astype(np.int32)
 
 
+_Others = Int32[np.ndarray, " rows"] | _Ragged
+
+
+def _lengths(texts: _Ragged, others: _Others) -> Int64[np.ndarray, "rows 2"]:
+    """Gives the tokens of each row to read and to write."""
+    written = np.diff(others.bounds) if isinstance(others, _Ragged) else np.zeros_like(others, np.int64)
+    return np.stack([np.diff(texts.bounds), written], axis=1)
+
+
 @dataclass(frozen=True)
 class _Rows:
     """A reader of texts with what belongs to them.
@@ -291,7 +360,7 @@ class _Rows:
 
     texts: _Ragged
     given: SequenceFormat
-    others: Int32[np.ndarray, " rows"] | _Ragged
+    others: _Others
 
     def __len__(self) -> int:
         return len(self.texts.bounds) - 1

@@ -173,7 +173,9 @@ def _read_splits(
     path: Path, columns: _Columns, encoding: str, chosen: Sequence[str] = ()
 ) -> tuple[dict[str, list[Row]], str]:
     """Gives the rows of each split, and a digest of all files."""
-    splits = {split: list(_read(file, columns, encoding, chosen)) for split, file in _find_files(path).items()}
+    splits = {
+        split: list(_read(file, columns, encoding, chosen)) for split, file in _find_files(path).items()
+    }
     return with_validation(splits, str(path), by_label=columns is _LABELLED), version_of(splits)
 
 

@@ -116,7 +116,11 @@ def test_columns_are_taken_by_number_or_name(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "content", "told"),
     [
-        ((), "a\tb\tc\n", r"line 1: 3 columns, not two; a line is source TAB target; name the two to take, --col"),
+        (
+            (),
+            "a\tb\tc\n",
+            r"line 1: 3 columns, not two; a line is source TAB target; name the two to take, --col",
+        ),
         (("1", "3"), "a\tb\tc\na\tb\n", r"line 2: 2 columns, not 3 as in the first line"),
         (("1", "4"), "a\tb\tc\n", r"--columns 1 4: .*a\.tsv has 1 to 3"),
         (("0", "1"), "a\tb\tc\n", r"--columns 0 1: .*a\.tsv has 1 to 3"),
