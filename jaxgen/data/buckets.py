@@ -136,7 +136,7 @@ def choose_buckets(
         largest = max(shapes, key=sum)
         shapes = {*(shapes - {largest} if len(shapes) == most else shapes), longest}
     ordered = sorted(shapes, key=lambda shape: (sum(shape), shape))
-    return tuple(Bucket(*shape, budget.rows(np.array(sum(shape))).item()) for shape in ordered)
+    return tuple(Bucket(*shape, budget.rows(sum(shape))) for shape in ordered)
 
 
 class _Division(NamedTuple):
@@ -154,18 +154,18 @@ class _Budget:
     tokens: int
     multiple: int
 
-    def rows(self, sizes: np.ndarray) -> np.ndarray:
+    def rows(self, sizes: Any) -> Any:
         """Gives the rows of batches whose rows have so many tokens."""
         return self.tokens // sizes // self.multiple * self.multiple
 
-    def cost(self, counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    def cost(self, counts: Any, sizes: Any) -> Any:
         """Gives the tokens of all batches of so many examples, each of so many tokens with its padding."""
         rows = self.rows(sizes)
         return -(-counts // rows) * rows * sizes
 
     def division(self, group: Lengths) -> _Division:
         """Finds the best division of a group of examples."""
-        whole = self.cost(np.array(len(group)), group.max(axis=0).sum())
+        whole = self.cost(len(group), group.max(axis=0).sum())
         best = _Division(0.0, 0, 0)
         for axis in (0, 1):
             order = np.argsort(group[:, axis], kind="stable")

@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -13,39 +12,6 @@ from jaxgen.errors import UsageError
 
 Rows = Int32[np.ndarray, " batch"]
 Weights = Float32[np.ndarray, " batch"]
-
-
-class Order(Protocol):
-    """What all orders have in common."""
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in a pass over the set; some of them may be padded."""
-        ...
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """The rows of a batch of each shape that there is, over all devices and hosts."""
-        ...
-
-    @property
-    def mean_batch_size(self) -> float:
-        """Examples a step, without padding where batches have several shapes."""
-        ...
-
-    def __call__(self, step: int) -> tuple[Rows, Weights]:
-        """Gives the batch of a step, counted from 0: indices into the set, and weights, 0 for padding."""
-        ...
-
-    def stacked(
-        self, step: int, count: int
-    ) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
-        """Gives the batches of `count` steps, at least one, from `step` on; of several shapes, of one step."""
-        ...
-
-    def bucket(self, step: int) -> Bucket | None:
-        """Gives the shape of a step's batch; None where all are as long as the longest example."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -179,6 +145,9 @@ class BucketOrder:
     def _batch(self, step: int) -> tuple[int, Rows, Weights]:
         epoch, number = divmod(step, self.steps_per_epoch)
         return _bucket_epoch(self, epoch)[number]
+
+
+Order = BatchOrder | BucketOrder
 
 
 def order_of(source: Source, batch_size: int, seed: int) -> Order:

@@ -1,15 +1,20 @@
-"""Tables of texts by name: sets that come with Python, or the path of files."""
+"""Tables of texts by name: sets that come with Python or are made on the spot, or the path of files."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jaxgen.data import builders, docstrings, parallel, tsv
+from jaxgen.data import builders, docstrings, parallel, stored_rows, tsv
 from jaxgen.data.sequences import Table
 from jaxgen.errors import UsageError, unknown
 
 _LABELLED = {"docstring_packages": docstrings.read_packages}
-_PAIRS = {"docstrings": docstrings.read}
+_MADE = ("copying", "dates", "number_words", "reversal", "sorting")
+_PAIRS = {
+    "docstrings": docstrings.read,
+    **{name: functools.partial(stored_rows.read_pairs, name) for name in _MADE},
+}
 
 
 def read(
@@ -23,9 +28,10 @@ def read(
     """Reads texts with their classes, or with texts to write.
 
     Args:
-        name: `docstring_packages` (with classes) or `docstrings` (with texts), which need no network; or the path of a
-            file, or of a directory of files, as `jaxgen.data.tsv` reads them; or of pairs, of two files or a directory
-            of such, as `jaxgen.data.parallel` does.
+        name: `docstring_packages` (with classes) or, with texts, `docstrings`, `reversal`, `copying`, `sorting`, and by
+            the extra `text` `dates` and `number_words`, none of which needs a network; or the path of a file, or of a
+            directory of files, as `jaxgen.data.tsv` reads them; or of pairs, of two files or a directory of such, as
+            `jaxgen.data.parallel` does.
         labelled: whether there are to be classes.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
         encoding: of files.
