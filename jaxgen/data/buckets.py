@@ -5,7 +5,7 @@ as any other: short pairs come in batches of many rows.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,9 +14,11 @@ from jaxtyping import Int, Int32
 
 from jaxgen.errors import UsageError
 
-MOST_BUCKETS = 8
+MOST_BUCKETS = 16
 _MULTIPLE = 8
+_MOVES = (-8, -4, -2, -1, 1, 2, 4, 8)
 
+Shape = tuple[int, int]
 Lengths = Int[np.ndarray, "examples 2"]
 
 
@@ -98,7 +100,7 @@ def choose_buckets(
 
     It begins with one for all, and divides the one whose division saves most tokens of an epoch, at some length of
     what is read or written, as long as that saves any: a tree of two dimensions (Bentley 1975). Padded rows of last
-    batches count, so that small sets get fewer buckets.
+    batches count, so that small sets get fewer buckets. Then it moves their sides, one at a time, while that saves any.
 
     Args:
         lengths: of the examples to train on, the tokens to read and to write.
@@ -120,7 +122,21 @@ def choose_buckets(
             f"{longest[1]}: give {least:,} or more, or leave out what is so long"
         )
     budget = _Budget(batch_tokens, multiple)
-    groups = [np.asarray(lengths, np.int64)]
+    divided = _divide(np.asarray(lengths, np.int64), budget, most - 1) if most > 1 else []
+    choices = [
+        tuple(Bucket(*shape, budget.rows(sum(shape))) for shape in sorted({*shapes, longest}, key=_by_size))
+        for shapes in (divided, _moved(divided, longest, lengths))
+    ]
+    return min(choices, key=lambda shapes: Buckets(shapes, lengths).padding)
+
+
+def _by_size(shape: Shape) -> tuple[int, Shape]:
+    return sum(shape), shape
+
+
+def _divide(lengths: Lengths, budget: "_Budget", most: int) -> list[Shape]:
+    """Divides examples into groups, and gives the shape of each that has just room for it."""
+    groups = [lengths]
     while len(groups) < most:
         divisions = [budget.division(group) for group in groups]
         saved = [division.saved for division in divisions]
@@ -130,13 +146,39 @@ def choose_buckets(
         column = groups[best][:, divisions[best].axis]
         longer = column > divisions[best].threshold
         groups[best : best + 1] = [groups[best][~longer], groups[best][longer]]
-    shapes = {(int(tokens), int(labels)) for tokens, labels in (group.max(axis=0) for group in groups)}
-    if longest not in shapes:
-        # One of those there are makes room for it where their number is at its end.
-        largest = max(shapes, key=sum)
-        shapes = {*(shapes - {largest} if len(shapes) == most else shapes), longest}
-    ordered = sorted(shapes, key=lambda shape: (sum(shape), shape))
-    return tuple(Bucket(*shape, budget.rows(sum(shape))) for shape in ordered)
+    return [(int(tokens), int(labels)) for tokens, labels in (group.max(axis=0) for group in groups)]
+
+
+def _moved(shapes: Sequence[Shape], longest: Shape, lengths: Lengths) -> list[Shape]:
+    """Moves the sides of shapes, one at a time, as long as that saves tokens; `longest` stays beside them."""
+    counts = np.zeros((longest[0] + 1, longest[1] + 1))
+    np.add.at(counts, (lengths[:, 0], lengths[:, 1]), 1)
+    found, before = [*shapes], []
+    while found != before:
+        before = [*found]
+        for place in range(len(found)):
+            others = [*found[:place], *found[place + 1 :]]
+            # What an example of these lengths takes without this shape: the smallest of the others with room for it.
+            taken = np.full(counts.shape, sum(longest))
+            for tokens, labels in others:
+                np.minimum(
+                    taken[: tokens + 1, : labels + 1], tokens + labels, out=taken[: tokens + 1, : labels + 1]
+                )
+            found[place] = max(_near(found[place], longest), key=functools.partial(_saved, counts, taken))
+    return found
+
+
+def _near(shape: Shape, longest: Shape) -> list[Shape]:
+    """Gives a shape, and those that differ in one side."""
+    tokens, labels = shape
+    moved = [(tokens + by, labels) for by in _MOVES] + [(tokens, labels + by) for by in _MOVES]
+    return [shape, *(one for one in moved if 1 <= one[0] <= longest[0] and 0 <= one[1] <= longest[1])]
+
+
+def _saved(counts: np.ndarray, taken: np.ndarray, shape: Shape) -> float:
+    """Gives the tokens that a shape saves of what examples of each length take without it."""
+    room = (slice(shape[0] + 1), slice(shape[1] + 1))
+    return float((counts[room] * np.maximum(taken[room] - sum(shape), 0)).sum())
 
 
 class _Division(NamedTuple):

@@ -18,8 +18,8 @@ _TRAIN, _VALIDATION, _TEST = 50_000, 1_000, 2_000
 class NumberWords(MadePairs):
     """Numbers of one to six digits in the words of nine languages, to be written in digits.
 
-    No number is there twice: 50,000 are to train on, 1,000 for validation and 2,000 for testing, of all lengths alike as
-    far as there are as many. The version is that of num2words, by which they are written.
+    No number is there twice: 50,000 are to train on, 1,000 for validation and 2,000 for testing, of all lengths alike
+    as far as there are as many. The version is that of num2words, by which they are written.
     """
 
     name = "number_words"
