@@ -79,14 +79,14 @@ def test_sequences_of_symbols(data_dir, monkeypatch):
     assert not texts["train"] & texts["test"] and not texts["train"] & texts["validation"]
     assert {symbol for text in texts["train"] for symbol in text.split()} == {*map(str, range(50))}
     copied = symbols.Copying(data_dir=data_dir)._splits()["test"]
-    assert [(row.text, row.text) for row in splits["test"]] == [(row.text, row.other) for row in copied]
+    assert all(row.text == row.other for row in copied) and {row.text for row in copied} == texts["test"]
 
 
 def test_sets_are_prepared_once_and_known_by_name(tmp_path, monkeypatch):
     for module in (dates, number_words):
         for part, size in (("_TRAIN", 40), ("_VALIDATION", 4), ("_TEST", 5)):
             monkeypatch.setattr(module, part, size)
-    for name in ("dates", "number_words"):
+    for name, module in (("dates", dates), ("number_words", number_words)):
         table = tables.read(name, labelled=False, data_dir=tmp_path)
         assert {split: len(rows) for split, rows in table.splits.items()} == {
             "train": 40,
