@@ -46,7 +46,7 @@ def jaxgen_training(
     import optax
 
     from jaxgen import TrainState, make_train_step
-    from jaxgen.data.pipeline import order_of
+    from jaxgen.data.orders import order_of
     from jaxgen.parallel import make_mesh, put_state
     from jaxgen.train.feed import ResidentFeed
 

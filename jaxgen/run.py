@@ -169,10 +169,11 @@ def _fit(
     experiment: Experiment, config: TrainConfig, task: Any, splits: dict[str, Any], directory: RunDirectory
 ) -> None:
     from jaxgen.config import describe
+    from jaxgen.data.orders import order_of
     from jaxgen.train.fit import fit
 
-    steps_per_epoch = -(-len(splits["train"]) // max(1, config.batch_size))
-    steps = config.steps if config.steps is not None else config.epochs * steps_per_epoch
+    epoch = order_of(splits["train"], config.batch_size, config.seed).steps_per_epoch
+    steps = config.steps if config.steps is not None else config.epochs * epoch
     optimizer = optimizer_config(config, horizon(directory, steps))
     fit(
         task,

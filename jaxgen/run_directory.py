@@ -42,6 +42,7 @@ class RunDirectory:
         self.plots = self.path / "plots"
         self.samples = self.path / "samples"
         self.tokenizer_path = self.path / "tokenizer.json"
+        self.target_tokenizer_path = self.path / "target_tokenizer.json"
         self._made: list[Path] = []
 
     def config(self) -> dict[str, Any]:
@@ -126,10 +127,12 @@ class RunDirectory:
         except OSError:  # a file system without locks
             return
 
-    def keep_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Writes `tokenizer.json`, where it isn't there yet."""
-        if jax.process_index() == 0 and not self.tokenizer_path.exists():
-            tokenizers.save(tokenizer, self.tokenizer_path)
+    def keep_tokenizers(self, tokenizer: Tokenizer, target_tokenizer: Tokenizer | None = None) -> None:
+        """Writes `tokenizer.json`, and `target_tokenizer.json` if there is one, where they aren't there yet."""
+        kept = {self.tokenizer_path: tokenizer, self.target_tokenizer_path: target_tokenizer}
+        for path, one in kept.items():
+            if one is not None and jax.process_index() == 0 and not path.exists():
+                tokenizers.save(one, path)
 
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Writes `result.json`, the mark of a finished run."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxgen.config import rebuild
 from jaxgen.data import builders, streams, tables, text, tokenizers
+from jaxgen.data.buckets import Bucket
 from jaxgen.data.examples import evaluation_source
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source, as_source, load
@@ -127,7 +128,13 @@ class SavedRun:
         if not isinstance(given, SequenceFormat) or not self._of_table:
             return self.other_text(data["name"], part)
         labelled = "label" in self.example
-        table = tables.read(data["name"], labelled=labelled, data_dir=self._data_dir, encoding=given.encoding)
+        table = tables.read(
+            data["name"],
+            labelled=labelled,
+            data_dir=self._data_dir,
+            encoding=given.encoding,
+            columns=given.columns,
+        )
         if part not in table.splits:
             raise unknown("split", part, table.splits)
         count = (self.config.get("fine_tuning") or {}).get("labels")
@@ -158,7 +165,7 @@ class SavedRun:
             if "label" in self.example and not names:
                 names = tuple(map(str, range(self.task.model.num_classes)))
             table, split = tables.read_split(
-                name, split, names, data_dir=self._data_dir, encoding=given.encoding
+                name, split, names, data_dir=self._data_dir, encoding=given.encoding, columns=given.columns
             )
             return table.source(split, replace(given, truncate=given.truncate or truncate))
         as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
@@ -177,8 +184,13 @@ class SavedRun:
         told = {**self._format(), "tokenizer": self.tokenizer}
         if "streams" in told:
             return TextFormat(**told)
-        ends = {name: tuple(told[name]) for name in ("first", "last")}
-        return SequenceFormat(**{**told, **ends})
+        tuples = ("first", "last", "columns", "target_last")
+        told |= {name: tuple(told[name]) for name in tuples if name in told}
+        told["buckets"] = tuple(Bucket(*bucket) for bucket in told.get("buckets", ()))
+        if told.get("target_tokenizer") is not None:
+            path = self.directory.target_tokenizer_path
+            told["target_tokenizer"] = tokenizers.load(path, told["target_tokenizer"])
+        return SequenceFormat(**told)
 
     def _format(self) -> dict[str, Any]:
         """Gives how texts are cut, as `config.json` has it.

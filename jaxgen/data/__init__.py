@@ -3,7 +3,7 @@
 from jaxgen._lazy import exports
 
 _NAMES = {
-    "BatchOrder": "jaxgen.data.pipeline",
+    "BatchOrder": "jaxgen.data.orders",
     "HostBatches": "jaxgen.data.pipeline",
     "Source": "jaxgen.data.sources",
     "evaluation_batches": "jaxgen.data.pipeline",

@@ -19,13 +19,18 @@ import numpy as np
 from jaxgen.errors import JaxgenError, UsageError, unknown
 
 _EMBEDDED = (
+    "copying",
+    "dates",
     "diabetes",
     "digits",
     "docstring_packages",
     "docstring_text",
     "docstrings",
+    "number_words",
     "pycode",
     "pydocs",
+    "reversal",
+    "sorting",
 )
 _IDX = ("mnist", "fashion_mnist", "kmnist", "emnist")
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -72,7 +77,7 @@ def known(name: str) -> bool:
     """Tells whether a name, be it with a configuration or a version, is that of an embedded set or of tfds's."""
     import tensorflow_datasets as tfds
 
-    from jaxgen.data import docstrings, embedded, embedded_text  # noqa: F401
+    from jaxgen.data import dates, docstrings, embedded, embedded_text, number_words, symbols  # noqa: F401
 
     return re.split("[/:]", name)[0] in tfds.core.registered.list_imported_builders()
 
@@ -87,7 +92,7 @@ def find(name: str, directory: Path) -> Any:
     import tensorflow_datasets as tfds
 
     # It registers its builders with tfds.
-    from jaxgen.data import docstrings, embedded, embedded_text  # noqa: F401
+    from jaxgen.data import dates, docstrings, embedded, embedded_text, number_words, symbols  # noqa: F401
 
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # tfds announces what isn't installed

@@ -10,6 +10,9 @@ from jaxgen.data.sources import Source
 from jaxgen.data.streams import TextFormat
 from jaxgen.data.strokes import find_strokes
 
+# Fields of formats that are younger than runs which go on: they are told where they aren't the default.
+_YOUNGER: dict[str, Any] = {"columns": (), "target_tokenizer": None, "target_last": (), "buckets": ()}
+
 
 def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, Any]:
     """Describes the data of a run: the set's name, those of splits of other sets, and the part that each is."""
@@ -29,8 +32,14 @@ def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, An
 
 def describe_text(given: TextFormat | SequenceFormat) -> dict[str, Any]:
     """Describes how a text is made into examples."""
-    fields = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
-    return {**fields, "tokenizer": tokenizers.digest(given.tokenizer)}
+    told = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
+    for name, default in _YOUNGER.items():
+        if name in told and told[name] == default:
+            del told[name]
+    of_targets = told.get("target_tokenizer")
+    if of_targets is not None:
+        told["target_tokenizer"] = tokenizers.digest(of_targets)
+    return {**told, "tokenizer": tokenizers.digest(given.tokenizer)}
 
 
 def describe_examples(train: Source) -> dict[str, Any]:

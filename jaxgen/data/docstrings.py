@@ -13,13 +13,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxgen.data import builders
 from jaxgen.data.embedded_text import PYTHON_VERSION, PythonText, library_files, share_out
-from jaxgen.data.sequences import Row, Table
-from jaxgen.data.sources import Records
+from jaxgen.data.sequences import Table
+from jaxgen.data.stored_rows import read_rows
 
 # Of the packages and modules with the most docstrings, those that all supported versions of Python have.
 _PACKAGES = (
@@ -152,7 +150,7 @@ def read(data_dir: Path | str | None = None) -> Table:
     Raises:
         JaxgenError: where they can't be read or written.
     """
-    splits, version = _read_set("docstrings", ("body", "summary", "name"), data_dir)
+    splits, version = read_rows("docstrings", ("body", "summary", "name"), data_dir)
     return Table("docstrings", splits, (), version)
 
 
@@ -165,25 +163,8 @@ def read_packages(data_dir: Path | str | None = None) -> Table:
     Raises:
         JaxgenError: where they can't be read or written.
     """
-    splits, version = _read_set("docstring_packages", ("text", "package", "name"), data_dir)
+    splits, version = read_rows("docstring_packages", ("text", "package", "name"), data_dir)
     return Table("docstring_packages", splits, _PACKAGES, version)
-
-
-def _read_set(
-    name: str, fields: tuple[str, str, str], data_dir: Path | str | None
-) -> tuple[dict[str, list[Row]], str]:
-    """Gives the rows of a set's splits, made of three fields, and its version."""
-    builder = builders.prepared(name, data_dir, lambda builder, name: None)
-    splits = {}
-    for split in ("train", "validation", "test"):
-        records = Records(builders.records(builder, name, split), str(builder.data_path))
-        try:
-            examples = records.read(np.arange(len(records)))
-            rows = [[example[field].bytes_list.value[0].decode() for field in fields] for example in examples]
-        except Exception as error:
-            raise records.damaged(error) from error
-        splits[split] = [Row(*row) for row in rows]
-    return splits, str(builder.version)
 
 
 def _split_files(files: Mapping[str, str], found: Mapping[str, list[Docstring]]) -> dict[str, list[str]]:

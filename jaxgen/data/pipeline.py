@@ -1,114 +1,18 @@
-"""Batches: an order of examples that is a function of the seed and the step, read on the host or on the device."""
+"""Batches, in an order of `jaxgen.data.orders`, read on the host or gathered on the device."""
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int32
 
+from jaxgen.data.orders import BucketOrder, Order, cut_into_batches, order_of
 from jaxgen.data.sources import Source, as_source
 from jaxgen.errors import UsageError
 
 HostBatch = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class BatchOrder:
-    """Which examples make up the batch of each step.
-
-    Every epoch is a fresh permutation of the whole set; batches don't mix epochs, and the last one of an epoch
-    is kept, filled up with rows of weight 0.
-
-    Attributes:
-        num_examples: size of the set.
-        batch_size: examples a step, over all devices and hosts.
-        seed: of the permutations, from 0 on.
-        shuffle: whether to permute; else every epoch is in the set's own order.
-
-    Raises:
-        UsageError: for a batch size below 1 or above the size of the set, or a negative seed.
-    """
-
-    num_examples: int
-    batch_size: int
-    seed: int
-    shuffle: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuses what can't be met."""
-        if self.batch_size < 1:
-            raise UsageError(f"the batch size must be at least 1, not {self.batch_size}")
-        if self.batch_size > self.num_examples:
-            raise UsageError(
-                f"a batch of {self.batch_size} is larger than the training set of {self.num_examples}: "
-                "give a smaller batch size"
-            )
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"the seed must be 0 or more and below 2^63, not {self.seed}")
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in a pass over the set; the last one may be padded."""
-        return -(-self.num_examples // self.batch_size)
-
-    def __call__(self, step: int) -> tuple[Int32[np.ndarray, " batch"], Float32[np.ndarray, " batch"]]:
-        """Gives the batch of a step, counted from 0: indices into the set, and weights, 0 for padding."""
-        epoch, number = divmod(step, self.steps_per_epoch)
-        indices, weights = _epoch(self, epoch)
-        return indices[number], weights[number]
-
-    def stacked(
-        self, step: int, count: int
-    ) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
-        """Gives the batches of `count` steps, at least one, from `step` on."""
-        parts, end = [], step + count
-        while step < end:
-            epoch, number = divmod(step, self.steps_per_epoch)
-            part = slice(number, min(number + end - step, self.steps_per_epoch))
-            parts.append([leaf[part] for leaf in _epoch(self, epoch)])
-            step += part.stop - part.start
-        indices, weights = zip(*parts, strict=True)
-        return np.concatenate(indices), np.concatenate(weights)
-
-
-def order_of(source: Source, batch_size: int, seed: int) -> BatchOrder:
-    """Gives the order to train on a source in: shuffled, but for a text, whose streams go on from batch to batch.
-
-    Raises:
-        UsageError: for a batch size that can't be, or that isn't the number of a text's streams.
-    """
-    if source.streams and batch_size != source.streams:
-        raise UsageError(
-            f"{source.name} is cut into {source.streams} streams: that must be the batch size, not {batch_size}"
-        )
-    return BatchOrder(len(source), batch_size, seed, shuffle=not source.streams)
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch(
-    order: BatchOrder, epoch: int
-) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
-    """Gives an epoch's batches, read-only, because they are kept."""
-    indices = np.arange(order.num_examples, dtype=np.int32)
-    if order.shuffle:
-        indices = np.random.Generator(np.random.Philox([order.seed, epoch])).permutation(indices)
-    return _cut(indices, order.batch_size)
-
-
-def _cut(
-    indices: Int32[np.ndarray, " rows"], batch_size: int
-) -> tuple[Int32[np.ndarray, "steps batch"], Float32[np.ndarray, "steps batch"]]:
-    """Cuts rows into batches; the last one is filled up by repeating its first row, at weight 0."""
-    steps = -(-len(indices) // batch_size)
-    batches = np.full((steps, batch_size), indices[(steps - 1) * batch_size], np.int32)
-    weights = np.zeros((steps, batch_size), np.float32)
-    batches.ravel()[: len(indices)] = indices
-    weights.ravel()[: len(indices)] = 1.0
-    batches.flags.writeable = weights.flags.writeable = False
-    return batches, weights
 
 
 def gather_batch(
@@ -124,6 +28,22 @@ def gather_batch(
 def with_weights(examples: Mapping[str, Any], weights: Any) -> dict[str, Any]:
     """Gives a batch its `weight`: 0 for padding, else the example's own where the data has one, else 1."""
     return {**examples, "weight": weights * examples["weight"] if "weight" in examples else weights}
+
+
+def read_batch(source: Source, order: Order, step: int, share: int = 0, shares: int = 1) -> HostBatch:
+    """Reads the batch of a step on the host, or a contiguous part of it.
+
+    Args:
+        source: what to read.
+        order: which examples make it up.
+        step: from 0 on.
+        share: which part.
+        shares: how many parts there are, all of one size.
+    """
+    indices, weights = order(step)
+    rows = _share(len(indices) // shares, share)
+    examples, bucket = source.gather(indices[rows]), order.bucket(step)
+    return with_weights(examples if bucket is None else bucket.cut(examples), weights[rows])
 
 
 class HostBatches:
@@ -147,7 +67,7 @@ class HostBatches:
     def __init__(
         self,
         source: Source,
-        order: BatchOrder,
+        order: Order,
         start: int = 0,
         *,
         process_index: int = 0,
@@ -155,15 +75,12 @@ class HostBatches:
         num_threads: int = 4,
         transform: Callable[[HostBatch], HostBatch] | None = None,
     ) -> None:
-        if order.batch_size % process_count:
-            raise UsageError(
-                f"a batch of {order.batch_size} can't be shared out evenly to {process_count} hosts"
-            )
-        rows = _share(order.batch_size // process_count, process_index)
+        for size in order.batch_sizes:
+            if size % process_count:
+                raise UsageError(f"a batch of {size} can't be shared out evenly to {process_count} hosts")
 
         def read(step: int) -> HostBatch:
-            indices, weights = order(step)
-            batch = with_weights(source.gather(indices[rows]), weights[rows])
+            batch = read_batch(source, order, step, process_index, process_count)
             return batch if transform is None else transform(batch)
 
         self._read, self._num_threads = read, num_threads
@@ -223,7 +140,8 @@ def training_batches(
 
     Args:
         source: what to read, or arrays as `from_arrays` takes them.
-        batch_size: rows a batch; the last one of an epoch is filled up with rows of weight 0.
+        batch_size: rows a batch; the last one of an epoch is filled up with rows of weight 0. Where the source has
+            buckets they say it.
         epochs: passes over the set.
         seed: of the order.
 
@@ -233,8 +151,7 @@ def training_batches(
     source = as_source(source, "train")
     order = order_of(source, batch_size, seed)
     for step in range(epochs * order.steps_per_epoch):
-        indices, weights = order(step)
-        yield with_weights(source.gather(indices), weights)
+        yield read_batch(source, order, step)
 
 
 def evaluation_batches(
@@ -264,5 +181,25 @@ def evaluation_batches(
     indices = np.arange(len(source), dtype=np.int32)
     pieces = indices.reshape(-1, source.streams) if source.streams else indices[None]
     for piece in pieces:
-        for numbers, weights in zip(*_cut(piece, share * process_count), strict=True):
+        for numbers, weights in zip(*cut_into_batches(piece, share * process_count), strict=True):
             yield with_weights(source.gather(numbers[rows]), weights[rows])
+
+
+def bucketed_batches(
+    source: Source, multiple: int = 1, *, process_index: int = 0, process_count: int = 1
+) -> Iterator[HostBatch]:
+    """Yields every example of a source with buckets once, bucket after bucket, with rows of weight 0 at their ends.
+
+    Args:
+        source: what to read.
+        multiple: of what batches have, over all hosts; a bucket's rows are rounded up to it.
+        process_index: this host's number; it gets its contiguous part of each batch.
+        process_count: the number of hosts, a divisor of `multiple`.
+    """
+    assert source.buckets is not None
+    shapes = tuple(
+        bucket._replace(rows=-(-bucket.rows // multiple) * multiple) for bucket in source.buckets.shapes
+    )
+    order = BucketOrder(replace(source.buckets, shapes=shapes), seed=0, shuffle=False)
+    for step in range(order.steps_per_epoch):
+        yield read_batch(source, order, step, process_index, process_count)

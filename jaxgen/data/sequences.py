@@ -6,12 +6,13 @@ nothing yet: `jaxgen.objectives` hides parts of them.
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from jaxgen.data.buckets import MOST_BUCKETS, Bucket, Buckets, choose_buckets
 from jaxgen.data.sentencepieces import SentencePieces
 from jaxgen.data.sources import Rows, Source
 from jaxgen.data.streams import EncodedText, encoded_to_evaluate
@@ -29,7 +30,7 @@ class SequenceFormat:
     """How texts are made into rows of tokens.
 
     Attributes:
-        tokenizer: from characters to tokens.
+        tokenizer: from characters to tokens, of texts to read.
         sequence_length: tokens of a row, special ones among them.
         target_length: tokens of a row of targets, of pairs of texts.
         first: special tokens before a text that is read, such as BERT's `[CLS]`.
@@ -39,6 +40,10 @@ class SequenceFormat:
         encoding: of files.
         whole_words: whether rows tell which tokens go on a word, so that words are hidden as a whole.
         sentence_pairs: whether rows are pairs of sentences, see `jaxgen.data.sentence_pairs`.
+        columns: of files with pairs of texts, those that are read and written, see `jaxgen.data.tables`.
+        target_tokenizer: of texts to write, where that is another one.
+        target_last: special tokens after a text to write, in the place of `last`, where its tokenizer is another one.
+        buckets: the shapes of batches of pairs; none where all are as long as the longest pair.
 
     Raises:
         UsageError: when it is made, for lengths that leave no room for a token.
@@ -54,23 +59,23 @@ class SequenceFormat:
     encoding: str = "utf-8"
     whole_words: bool = False
     sentence_pairs: bool = False
+    columns: tuple[str, ...] = ()
+    target_tokenizer: Tokenizer | None = field(default=None, repr=False)
+    target_last: tuple[int, ...] = ()
+    buckets: tuple[Bucket, ...] = ()
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, sequence_length: int, **others: Any) -> "SequenceFormat":
         """Makes the format that a tokenizer has special tokens for: BERT's, or T5's, or one without any."""
-        if not isinstance(tokenizer, Subwords | SentencePieces):
-            return cls(tokenizer, sequence_length, **others)
-
-        def find(*roles: str) -> tuple[int, ...]:
-            named = [role for role in roles if getattr(tokenizer.special, role)]
-            return tuple(tokenizer.special_id(role) for role in named[:1])
-
-        first, last, padding = find("cls"), find("sep", "end"), find("pad") or (0,)
+        first, last = _special(tokenizer, "cls"), _special(tokenizer, "sep", "end")
+        padding = _special(tokenizer, "pad") or (0,)
+        if others.get("target_tokenizer") is not None:
+            others["target_last"] = _special(others["target_tokenizer"], "sep", "end")
         return cls(tokenizer, sequence_length, first=first, last=last, padding=padding[0], **others)
 
     def __post_init__(self) -> None:
         """Refuses what can't be."""
-        if self.room < 1 or (self.target_length and self.target_length <= len(self.last)):
+        if self.room < 1 or (self.target_length and self.target_length <= len(self.last_written)):
             raise UsageError(
                 f"sequences of {self.sequence_length} tokens and targets of {self.target_length} have no room for a "
                 f"text beside {len(self.first) + len(self.last)} special tokens: give a larger --sequence-length"
@@ -80,6 +85,16 @@ class SequenceFormat:
     def room(self) -> int:
         """The tokens of a text that fit into a row."""
         return self.sequence_length - len(self.first) - len(self.last)
+
+    @property
+    def writing_tokenizer(self) -> Tokenizer:
+        """The tokenizer of texts to write."""
+        return self.tokenizer if self.target_tokenizer is None else self.target_tokenizer
+
+    @property
+    def last_written(self) -> tuple[int, ...]:
+        """The special tokens after a text to write."""
+        return self.last if self.target_tokenizer is None else self.target_last
 
     @property
     def streams(self) -> int:
@@ -103,22 +118,35 @@ class SequenceFormat:
 
     def row_of(self, tokens: Int32[np.ndarray, " text"], told: str) -> Ids:
         """Makes the tokens of a text to read a row of theirs."""
-        return self._around(tokens, told, self.first, self.sequence_length)
+        return self._around(tokens, told, (self.first, self.last), self.sequence_length)
 
     def target_of(self, tokens: Int32[np.ndarray, " text"], told: str) -> Ids:
         """Makes the tokens of a text to write a row of theirs."""
-        return self._around(tokens, told, (), self.target_length)
+        return self._around(tokens, told, ((), self.last_written), self.target_length)
 
     def _around(
-        self, tokens: Int32[np.ndarray, " text"], told: str, first: tuple[int, ...], length: int
+        self,
+        tokens: Int32[np.ndarray, " text"],
+        told: str,
+        around: tuple[tuple[int, ...], tuple[int, ...]],
+        length: int,
     ) -> Ids:
-        room = length - len(first) - len(self.last)
+        first, last = around
+        room = length - len(first) - len(last)
         if len(tokens) > room and not self.truncate:
             raise UsageError(
                 f"{told}: the text has {len(tokens)} tokens, and there is room for {room}: give a larger length, or "
                 "--truncate to cut it off"
             )
-        return np.concatenate([np.array(part, np.int32) for part in (first, tokens[:room], self.last)])
+        return np.concatenate([np.array(part, np.int32) for part in (first, tokens[:room], last)])
+
+
+def _special(tokenizer: Tokenizer, *roles: str) -> tuple[int, ...]:
+    """Gives the special token that has the first of these roles that any has."""
+    if not isinstance(tokenizer, Subwords | SentencePieces):
+        return ()
+    named = [role for role in roles if getattr(tokenizer.special, role)]
+    return tuple(tokenizer.special_id(role) for role in named[:1])
 
 
 def _encode(tokenizer: Tokenizer, text: str, told: str) -> Ids:
@@ -161,15 +189,48 @@ class Table:
 
     def texts(self) -> list[str]:
         """Gives the texts to train on, those to write among them: what a tokenizer is made of."""
-        rows = self.splits["train"]
-        return [row.text for row in rows] + ([] if self.class_names else [row.other for row in rows])
+        return self.texts_to_read() + ([] if self.class_names else self.texts_to_write())
 
-    def encoded(self, split: str, tokenizer: Tokenizer) -> list[EncodedRow]:
-        """Gives the tokens of a split's rows; raises UsageError for characters that the tokenizer doesn't know."""
+    def texts_to_read(self) -> list[str]:
+        """Gives the texts to read of the rows to train on: what a tokenizer for them alone is made of."""
+        return [row.text for row in self.splits["train"]]
+
+    def texts_to_write(self) -> list[str]:
+        """Gives the texts to write of the rows to train on: what a tokenizer for them alone is made of."""
+        return [row.other for row in self.splits["train"]]
+
+    def bucketed(
+        self,
+        given: SequenceFormat,
+        batch_tokens: int,
+        most_buckets: int = MOST_BUCKETS,
+        encoded: Sequence[EncodedRow] | None = None,
+    ) -> SequenceFormat:
+        """Gives the format with buckets for the lengths of the rows to train on; see `jaxgen.data.buckets`.
+
+        Args:
+            given: how texts are made into rows.
+            batch_tokens: the most tokens of a batch, read and written, padding among them.
+            most_buckets: the most shapes of batches.
+            encoded: what `encoded` has given for the rows to train on, if it has.
+
+        Raises:
+            UsageError: where a batch has no room for the longest pairs; and as `sources`.
+        """
+        texts, others = self._rows("train", given, encoded)
+        lengths = _lengths(texts, others)
+        longest = (given.sequence_length, given.target_length)
+        return replace(given, buckets=choose_buckets(lengths, batch_tokens, longest, most=most_buckets))
+
+    def encoded(
+        self, split: str, tokenizer: Tokenizer, target_tokenizer: Tokenizer | None = None
+    ) -> list[EncodedRow]:
+        """Gives the tokens of a split's rows; raises UsageError for characters that a tokenizer doesn't know."""
+        writing = target_tokenizer or tokenizer
         return [
             EncodedRow(
                 _encode(tokenizer, row.text, row.place),
-                None if self.class_names else _encode(tokenizer, row.other, row.place),
+                None if self.class_names else _encode(writing, row.other, row.place),
             )
             for row in self.splits[split]
         ]
@@ -192,23 +253,29 @@ class Table:
         self, split: str, given: SequenceFormat, encoded: Sequence[EncodedRow] | None = None
     ) -> Source:
         """Makes the source of one split; see `sources`."""
-        encoded = self.encoded(split, given.tokenizer) if encoded is None else encoded
-        pairs = list(zip(self.splits[split], encoded, strict=True))
-        texts = _Ragged.of([given.row_of(tokens.text, row.place) for row, tokens in pairs])
-        if self.class_names:
-            others: Any = np.array([self.class_names.index(row.other) for row, _ in pairs], np.int32)
-        else:
-            others = _Ragged.of([given.target_of(tokens.other, row.place) for row, tokens in pairs])
+        texts, others = self._rows(split, given, encoded)
         return Source(
             self.name,
             split,
             _Rows(texts, given, others),
-            num_classes=len(self.class_names or given.tokenizer.vocabulary),
+            num_classes=len(self.class_names or given.writing_tokenizer.vocabulary),
             class_names=self.class_names,
             shape=(given.sequence_length,),
             version=self.version,
             text=given,
+            buckets=Buckets(given.buckets, _lengths(texts, others)) if given.buckets else None,
         )
+
+    def _rows(
+        self, split: str, given: SequenceFormat, encoded: Sequence[EncodedRow] | None
+    ) -> "tuple[_Ragged, _Others]":
+        if encoded is None:
+            encoded = self.encoded(split, given.tokenizer, given.target_tokenizer)
+        pairs = list(zip(self.splits[split], encoded, strict=True))
+        texts = _Ragged.of([given.row_of(tokens.text, row.place) for row, tokens in pairs])
+        if self.class_names:
+            return texts, np.array([self.class_names.index(row.other) for row, _ in pairs], np.int32)
+        return texts, _Ragged.of([given.target_of(tokens.other, row.place) for row, tokens in pairs])
 
 
 def training_passages(text: Text, given: SequenceFormat) -> Source:
@@ -312,6 +379,15 @@ class _Ragged:
         return filled.astype(np.int32), lengths.astype(np.int32)
 
 
+_Others = Int32[np.ndarray, " rows"] | _Ragged
+
+
+def _lengths(texts: _Ragged, others: _Others) -> Int64[np.ndarray, "rows 2"]:
+    """Gives the tokens of each row to read and to write."""
+    written = np.diff(others.bounds) if isinstance(others, _Ragged) else np.zeros_like(others, np.int64)
+    return np.stack([np.diff(texts.bounds), written], axis=1)
+
+
 @dataclass(frozen=True)
 class _Rows:
     """A reader of texts with what belongs to them.
@@ -324,7 +400,7 @@ class _Rows:
 
     texts: _Ragged
     given: SequenceFormat
-    others: Int32[np.ndarray, " rows"] | _Ragged
+    others: _Others
 
     def __len__(self) -> int:
         return len(self.texts.bounds) - 1

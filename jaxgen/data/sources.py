@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64, Shaped
 
 from jaxgen.data import images
+from jaxgen.data.buckets import Buckets
 from jaxgen.errors import JaxgenError, UsageError
 
 Indices = Sequence[int] | Shaped[np.ndarray, " batch"]
@@ -60,6 +61,7 @@ class Source:
         image_channels: 1 or 3, which images are converted to, or None.
         version: of the set, where it has one; of a folder or a text, a digest of its contents.
         text: of a text, how it is made into examples, a `jaxgen.data.streams.TextFormat`; else None.
+        buckets: where examples of about one length make up batches; None where any do.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Source:
     image_channels: int | None = None
     version: str | None = None
     text: Any = None
+    buckets: Buckets | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         """The number of examples."""

@@ -1,23 +1,22 @@
 """Tables of texts, a line each: `text TAB label`, or `source TAB target`, perhaps with such a header.
 
-A table is a file, or a directory with `train.tsv`, and perhaps `validation.tsv` (or `dev.tsv`) and `test.tsv`. Where
-there is no file for validation, about a tenth of the training texts is held out by their contents, as
-`jaxgen.data.held_out` does. A field may be quoted, with quotation marks in it doubled, and then hold tabs; a text is of
-one line.
+A table is a file, or a directory with `train.tsv`, and perhaps `validation.tsv` (or `valid.tsv`, `dev.tsv`) and
+`test.tsv`; all may be packed by gzip, `train.tsv.gz`. Where there is no file for validation, about a tenth of the
+training texts is held out by their contents, as `jaxgen.data.held_out` does. A field may be quoted, with quotation
+marks in it doubled, and then hold tabs; a text is of one line.
 """
 
-import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from jaxgen.data.held_out import held_out
 from jaxgen.data.sequences import Row, Table
-from jaxgen.data.text import absolute, reading
-from jaxgen.errors import JaxgenError, UsageError, shown
+from jaxgen.data.split_files import find_files, read_lines, version_of, with_validation
+from jaxgen.data.text import absolute
+from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 
-_FILES = {"train": "train", "validation": "validation", "dev": "validation", "test": "test"}
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=\t|\Z)')
 
 
@@ -55,19 +54,21 @@ def read_labelled(name: str, encoding: str = "utf-8") -> Table:
     return Table(str(path), splits, tuple(names), version)
 
 
-def read_pairs(name: str, encoding: str = "utf-8") -> Table:
+def read_pairs(name: str, encoding: str = "utf-8", columns: Sequence[str] = ()) -> Table:
     """Reads pairs of texts, one to read and one to write.
 
     Args:
         name: of a file, or of a directory of files.
         encoding: of the files.
+        columns: the two that are read and written, where there are more or in another order: their numbers, from 1 on,
+            or their names in the first line, which is then no row.
 
     Raises:
-        UsageError: for an unknown file or encoding.
+        UsageError: for an unknown file, encoding or column.
         JaxgenError: for a file that is empty, of another encoding, or no such table; names the line.
     """
     path = absolute(name)
-    splits, version = _read_splits(path, _PAIRS, encoding)
+    splits, version = _read_splits(path, _PAIRS, encoding, columns)
     return Table(str(path), splits, (), version)
 
 
@@ -91,24 +92,27 @@ def read_sources(name: str, encoding: str = "utf-8") -> tuple[list[str], list[st
     return [row.text for row in rows], [row.other for row in rows if row.other]
 
 
-def read_all(name: str, class_names: Sequence[str], encoding: str = "utf-8") -> Table:
+def read_all(
+    name: str, class_names: Sequence[str], encoding: str = "utf-8", columns: Sequence[str] = ()
+) -> Table:
     """Reads all rows of a file or directory as one split, `all`: what a trained model is evaluated on.
 
     Args:
         name: of a file, or of a directory of files.
         class_names: those of the model; none for pairs.
         encoding: of the files.
+        columns: of pairs, as for `read_pairs`.
 
     Raises:
         UsageError: for an unknown file or encoding.
         JaxgenError: as `read_labelled`, and for a label that is none of these.
     """
     path = absolute(name)
-    columns = _LABELLED if class_names else _PAIRS
-    rows = [row for file in _find_files(path).values() for row in _read(file, columns, encoding)]
+    kind = _LABELLED if class_names else _PAIRS
+    rows = [row for file in _find_files(path).values() for row in _read(file, kind, encoding, columns)]
     if class_names:
         check_labels(rows, class_names)
-    return Table(str(path), {"all": rows}, tuple(class_names), _version({"all": rows}))
+    return Table(str(path), {"all": rows}, tuple(class_names), version_of({"all": rows}))
 
 
 def read_texts(name: str, encoding: str = "utf-8") -> list[Row]:
@@ -123,7 +127,7 @@ def read_texts(name: str, encoding: str = "utf-8") -> list[Row]:
         JaxgenError: for a file that is empty, of another encoding, or no such table; names the line.
     """
     file = absolute(name)
-    split = [(number, _fields(line)) for number, line in _lines(file, encoding) if line.strip()]
+    split = [(number, _fields(line)) for number, line in read_lines(file, encoding) if line.strip()]
     if split and len(split[0][1]) == 2:
         return list(_read(file, _LABELLED, encoding))
     rows = []
@@ -165,55 +169,21 @@ def check_labels(rows: Sequence[Row], names: Sequence[str]) -> None:
             )
 
 
-def _read_splits(path: Path, columns: _Columns, encoding: str) -> tuple[dict[str, list[Row]], str]:
+def _read_splits(
+    path: Path, columns: _Columns, encoding: str, chosen: Sequence[str] = ()
+) -> tuple[dict[str, list[Row]], str]:
     """Gives the rows of each split, and a digest of all files."""
-    files = _find_files(path)
-    splits = {split: list(_read(file, columns, encoding)) for split, file in files.items()}
-    version = _version(splits)
-    if "validation" not in splits:
-        train, validation = _divide(splits.pop("train"), by_label=columns is _LABELLED)
-        if not validation:
-            raise JaxgenError(f"{shown(path)} has too few different texts: none is left for validation")
-        splits = {"train": train, "validation": validation, **splits}
-    return splits, version
-
-
-def _version(splits: Mapping[str, Sequence[Row]]) -> str:
-    return _digest(
-        "\n".join(f"{split}\t{row.text}\t{row.other}" for split in splits for row in splits[split])
-    )[:16]
-
-
-def _divide(rows: Sequence[Row], by_label: bool) -> tuple[list[Row], list[Row]]:
-    """Divides rows into those to train on and those that are held out."""
-    digests = [_digest(row.text) for row in rows]
-    classes: dict[str, list[str]] = {}
-    for row, digest in zip(rows, digests, strict=True):
-        classes.setdefault(row.other if by_label else "", []).append(digest)
-    chosen = held_out(classes)
-    parts: tuple[list[Row], list[Row]] = ([], [])
-    for row, digest in zip(rows, digests, strict=True):
-        parts[digest in chosen].append(row)
-    return parts
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    splits = {
+        split: list(_read(file, columns, encoding, chosen)) for split, file in _find_files(path).items()
+    }
+    return with_validation(splits, str(path), by_label=columns is _LABELLED), version_of(splits)
 
 
 def _find_files(path: Path) -> Mapping[str, Path]:
     """Finds the file of each split; a single one is to train on."""
     if not path.is_dir():
         return {"train": path}
-    found: dict[str, Path] = {}
-    for stem, split in _FILES.items():
-        file = path / f"{stem}.tsv"
-        if file.is_file():
-            if split in found:
-                raise JaxgenError(
-                    f"{shown(path)} has both {found[split].name} and {file.name}: keep one of them"
-                )
-            found[split] = file
+    found = find_files(path, "tsv")
     if "train" not in found:
         raise JaxgenError(
             f"{shown(path)} has no train.tsv: a directory of tables holds train.tsv, and perhaps validation.tsv and "
@@ -222,17 +192,19 @@ def _find_files(path: Path) -> Mapping[str, Path]:
     return found
 
 
-def _read(file: Path, columns: _Columns, encoding: str) -> Iterator[Row]:
+def _read(file: Path, columns: _Columns, encoding: str, chosen: Sequence[str] = ()) -> Iterator[Row]:
     """Reads a table line by line; without a second column what belongs to a text is empty."""
     names, empty = columns.names, True
-    for number, fields in _rows(file, encoding):
+    rows = _rows(file, encoding)
+    for number, fields in _take(file, rows, chosen) if chosen else rows:
         if number == 1 and tuple(map(str.lower, fields)) in columns.headers:
             continue
         place = f"{shown(file)}, line {number}"
         if len(fields) != len(names):
             count = "one column" if len(fields) == 1 else f"{len(fields)} columns"
             wanted = "one" if len(names) == 1 else "two"
-            raise JaxgenError(f"{place}: {count}, not {wanted}; a line is {' TAB '.join(names)}")
+            advice = "; name the two to take, --columns 1 2" if columns is _PAIRS and len(fields) > 2 else ""
+            raise JaxgenError(f"{place}: {count}, not {wanted}; a line is {' TAB '.join(names)}{advice}")
         for name, value in zip(names, fields, strict=True):
             if not value:
                 raise JaxgenError(f"{place}: the {name} is empty")
@@ -242,29 +214,39 @@ def _read(file: Path, columns: _Columns, encoding: str) -> Iterator[Row]:
         raise JaxgenError(f"{shown(file)} is empty: there is no {names[0]} in it")
 
 
+def _take(
+    file: Path, rows: Iterator[tuple[int, list[str]]], chosen: Sequence[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Takes two columns of a table, all of whose lines must have as many as the first one."""
+    if len(chosen) != 2:
+        raise UsageError(f"--columns {' '.join(chosen)}: name two, what is read and what is written")
+    first, header = next(rows, (1, []))
+    if not header:
+        return
+    if all(name.isdecimal() for name in chosen):
+        rows = itertools.chain([(first, header)], rows)
+        places = [int(name) - 1 for name in chosen]
+        if not all(0 <= place < len(header) for place in places):
+            raise UsageError(f"--columns {' '.join(chosen)}: {shown(file)} has 1 to {len(header)}")
+    else:
+        for name in chosen:
+            if name not in header:
+                raise unknown(f"column of {shown(file)}", name, header)
+        places = [header.index(name) for name in chosen]
+    for number, fields in rows:
+        if len(fields) != len(header):
+            raise JaxgenError(
+                f"{shown(file)}, line {number}: {len(fields)} columns, not {len(header)} as in the first line"
+            )
+        yield number, [fields[place] for place in places]
+
+
 def _rows(file: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
     """Gives each line's number and fields; blank lines are left out."""
-    for number, line in _lines(file, encoding):
+    for number, line in read_lines(file, encoding):
         fields = [field.strip() for field in _fields(line)]
         if any(fields):
             yield number, fields
-
-
-def _lines(file: Path, encoding: str) -> Iterator[tuple[int, str]]:
-    with reading(file, encoding):
-        if not "a\n".encode(encoding).endswith(b"a\n"):
-            raise UsageError(
-                f"{shown(file)} can't be read line by line as {encoding}: write it as utf-8, and leave out --encoding"
-            )
-        with file.open("rb") as opened:
-            for number, line in enumerate(opened, start=1):
-                try:
-                    yield number, line.decode(encoding).removeprefix("\ufeff").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise JaxgenError(
-                        f"{shown(file)}, line {number}: not {encoding}, byte 0x{error.object[error.start]:02x}; name "
-                        "the right --encoding, such as latin-1"
-                    ) from error
 
 
 def _fields(line: str) -> list[str]:

@@ -52,7 +52,7 @@ def import_run(directory: Path, run: Path) -> None:
     task = task_of(model, tokenizer, stored.config)
     with pretrained.new_directory(run) as made:
         written = RunDirectory(made)
-        written.keep_tokenizer(tokenizer)
+        written.keep_tokenizers(tokenizer)
         state = {"step": jnp.int32(0), "params": params, "model_state": {}}
         with Checkpoints(written.checkpoints) as checkpoints:
             checkpoints.save(0, state, {})

@@ -132,8 +132,8 @@ def likeliest(
     return tokens.T, probabilities.T
 
 
-def check_text(source: Any, needs: tuple[str, ...], tokenizer: str) -> None:
-    """Checks that a data source has the arrays that are needed, of the tokenizer with this fingerprint ("" for any).
+def check_text(source: Any, needs: tuple[str, ...], tokenizer: str, target_tokenizer: str = "") -> None:
+    """Checks that a data source has the arrays that are needed, of the tokenizers with these fingerprints ("" for any).
 
     Raises:
         UsageError: where it hasn't.
@@ -143,6 +143,10 @@ def check_text(source: Any, needs: tuple[str, ...], tokenizer: str) -> None:
         raise UsageError(f"{source.name} has {', '.join(example)}, not {' and '.join(needs)}")
     if tokenizer and source.text is not None and tokenizer != digest(source.text.tokenizer):
         raise UsageError(f"the tokens of {source.name} are of another tokenizer than the task's")
+    if target_tokenizer and source.text is not None:
+        of_targets = getattr(source.text, "writing_tokenizer", source.text.tokenizer)
+        if target_tokenizer != digest(of_targets):
+            raise UsageError(f"the targets of {source.name} are of another tokenizer than the task's")
 
 
 def check_vocabulary(source: Any, vocabulary_size: int) -> None:

@@ -41,12 +41,14 @@ class SequenceToSequence:
         start_token: what the decoder begins with, and what it reads in the place of padding.
         label_smoothing: part of each label that is spread evenly over the vocabulary.
         tokenizer: fingerprint of the tokenizer that the tokens are of.
+        target_tokenizer: fingerprint of the one that the labels are of, where that is another one.
     """
 
     model: nn.Module
     start_token: int = 0
     label_smoothing: float = 0.0
     tokenizer: str = ""
+    target_tokenizer: str = ""
 
     def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
         """Makes the model's parameters; they don't hang on the length of the texts."""
@@ -59,7 +61,7 @@ class SequenceToSequence:
         Raises:
             UsageError: where it hasn't.
         """
-        check_text(source, ("tokens", "labels"), self.tokenizer)
+        check_text(source, ("tokens", "labels"), self.tokenizer, self.target_tokenizer or self.tokenizer)
         check_vocabulary(source, self.model.vocabulary_size)
 
     def initial_carry(self, batch_size: int) -> tuple[()]:
@@ -153,6 +155,7 @@ class SpanCorruption(SequenceToSequence):
         start_token: what the decoder begins with, and what fills inputs up.
         label_smoothing: as in `SequenceToSequence`.
         tokenizer: as in `SequenceToSequence`.
+        target_tokenizer: as in `SequenceToSequence`.
         first_sentinel: stands for the first span; the others count down from it.
         end_token: what ends inputs and targets.
         fraction: of the tokens that are lost.
@@ -223,6 +226,7 @@ class PrefixLanguageModelling(SequenceToSequence):
         start_token: what the decoder begins with, and what fills prefixes up.
         label_smoothing: as in `SequenceToSequence`.
         tokenizer: as in `SequenceToSequence`.
+        target_tokenizer: as in `SequenceToSequence`.
         end_token: what ends prefixes and what follows them.
     """
 

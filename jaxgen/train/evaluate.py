@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxgen.data.pipeline import evaluation_batches
+from jaxgen.data.pipeline import HostBatch, bucketed_batches, evaluation_batches
 from jaxgen.data.sources import Source
 from jaxgen.errors import UsageError
 from jaxgen.metrics import Metric
@@ -77,18 +77,20 @@ class Evaluator:
             return
         kept: list[Any] | None = []
         size = 0
-        for batch in evaluation_batches(
-            self._splits[split],
-            self._batch_sizes[split],
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ):
+        for batch in self._host_batches(split):
             size += sum(leaf.nbytes for leaf in jax.tree.leaves(batch))
             placed = put_batch(batch, self._mesh)
             kept = [*kept, placed] if kept is not None and size < _RESIDENT_BYTES else None
             yield placed
         if kept is not None:
             self._resident[split] = kept
+
+    def _host_batches(self, split: str) -> Iterator[HostBatch]:
+        source = self._splits[split]
+        share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+        if source.buckets is not None:
+            return bucketed_batches(source, self._mesh.size, **share)
+        return evaluation_batches(source, self._batch_sizes[split], **share)
 
 
 def shorten_queue(outputs: Sequence[Any]) -> None:

@@ -1,7 +1,8 @@
 """Feeds: how batches reach the compiled step, from the host's pipeline or from a set that lies on the device.
 
-Both give the same batches in the same order; `bind(step)` compiles the step once, with its batches' origin, and
-returns `run(state, position, count) -> (state, metrics)`, which takes the `count` steps after `position`.
+Both give the same batches in the same order; `bind(step)` compiles the step once, or once for each bucket of lengths,
+with its batches' origin, and returns `run(state, position, count) -> (state, metrics)`, which takes the `count` steps
+after `position`.
 """
 
 import abc
@@ -14,7 +15,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxgen.data.pipeline import BatchOrder, HostBatches, with_weights
+from jaxgen.data.buckets import Bucket
+from jaxgen.data.orders import Order
+from jaxgen.data.pipeline import HostBatches, read_batch, with_weights
 from jaxgen.data.sources import Source
 from jaxgen.parallel import put_batch, state_shardings
 from jaxgen.train.state import TrainState
@@ -23,22 +26,26 @@ from jaxgen.train.step import Metrics, Step, repeat
 Run = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 
 
-def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a function for `jax.jit` that fails loudly where JAX would trace, and compile, it a second time.
+def trace_once(function: Callable[..., Any], shapes: int = 1) -> Callable[..., Any]:
+    """Makes a function for `jax.jit` that fails loudly where JAX would trace, and compile, it more than once a shape.
 
     `chex.assert_max_traces` does the same, but counts by the function's code: two runs in one process would
     share a count.
+
+    Args:
+        function: to be compiled.
+        shapes: of its arguments, as many as there are.
     """
-    traced = False
+    traces = 0
 
     @functools.wraps(function)
     def checked(*arguments: Any) -> Any:
-        nonlocal traced
-        if traced:
+        nonlocal traces
+        if traces == shapes:
             raise AssertionError(
                 f"{function.__qualname__} is traced again: a shape or a sharding has changed"
             )
-        traced = True
+        traces += 1
         return function(*arguments)
 
     return checked
@@ -54,12 +61,12 @@ class Feed(abc.ABC):
     """
 
     source: Source
-    order: BatchOrder
+    order: Order
     steps_per_call: int
 
     @abc.abstractmethod
     def bind(self, step: Step, state: TrainState) -> Run:
-        """Compiles the step, once, for states like this one."""
+        """Compiles the step, once for each shape of batches, for states like this one."""
 
     @abc.abstractmethod
     def state(self) -> Any:
@@ -75,8 +82,7 @@ class Feed(abc.ABC):
 
     def batch_at(self, step: int) -> dict[str, np.ndarray]:
         """Reads the batch of a step on the host, to look at it."""
-        indices, weights = self.order(step)
-        return with_weights(self.source.gather(indices), weights)
+        return read_batch(self.source, self.order, step)
 
 
 class ResidentFeed(Feed):
@@ -85,7 +91,7 @@ class ResidentFeed(Feed):
     Of a set that is larger than what it is made of, such as all windows of a text, the latter is put there.
     """
 
-    def __init__(self, source: Source, order: BatchOrder, mesh: Mesh, steps_per_call: int) -> None:
+    def __init__(self, source: Source, order: Order, mesh: Mesh, steps_per_call: int) -> None:
         self.source, self.order, self.steps_per_call = source, order, steps_per_call
         self._mesh = mesh
         self._arrays = jax.device_put(source.device_arrays(), NamedSharding(mesh, P()))
@@ -94,21 +100,24 @@ class ResidentFeed(Feed):
     def bind(self, step: Step, state: TrainState) -> Run:
         """Compiles the step with the gathering of its batches."""
 
-        def call(state: TrainState, arrays: Any, rows: Any, count: Any) -> tuple[TrainState, Metrics]:
+        def call(
+            state: TrainState, arrays: Any, rows: Any, count: Any, bucket: Bucket | None
+        ) -> tuple[TrainState, Metrics]:
             def resident_step(state: TrainState, row: Any) -> tuple[TrainState, Metrics]:
                 examples = self.source.gather_on_device(arrays, row["indices"])
+                examples = examples if bucket is None else bucket.cut(examples)
                 return step(state, with_weights(examples, row["weights"]))
 
             if self.steps_per_call == 1:
                 return resident_step(state, jax.tree.map(lambda leaf: leaf[0], rows))
             return repeat(resident_step)(state, rows, count)
 
-        compiled = _compile(call, state, self._mesh)
+        compiled = _compile(call, state, self._mesh, self.order, static_argnums=4)
 
         def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
             indices, weights = self.order.stacked(position, self.steps_per_call)
             rows = {"indices": self._put(indices), "weights": self._put(weights)}
-            return compiled(state, self._arrays, rows, np.int32(count))
+            return compiled(state, self._arrays, rows, np.int32(count), self.order.bucket(position))
 
         return run
 
@@ -129,14 +138,14 @@ class ResidentFeed(Feed):
 class HostFeed(Feed):
     """A set that is read by Grain's threads, each host its own rows, one step a call."""
 
-    def __init__(self, source: Source, order: BatchOrder, mesh: Mesh) -> None:
+    def __init__(self, source: Source, order: Order, mesh: Mesh) -> None:
         self.source, self.order, self.steps_per_call = source, order, 1
         self._mesh = mesh
         self._batches = self._open(0)
 
     def bind(self, step: Step, state: TrainState) -> Run:
         """Compiles the step."""
-        compiled = _compile(step, state, self._mesh)
+        compiled = _compile(step, state, self._mesh, self.order)
 
         def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
             return compiled(state, put_batch(next(self._batches), self._mesh))
@@ -168,5 +177,8 @@ class HostFeed(Feed):
         )
 
 
-def _compile(call: Callable[..., Any], state: TrainState, mesh: Mesh) -> Callable[..., Any]:
-    return jax.jit(trace_once(call), donate_argnums=0, out_shardings=(state_shardings(state, mesh), None))
+def _compile(
+    call: Callable[..., Any], state: TrainState, mesh: Mesh, order: Order, **options: Any
+) -> Callable[..., Any]:
+    once = trace_once(call, len(order.batch_sizes))
+    return jax.jit(once, donate_argnums=0, out_shardings=(state_shardings(state, mesh), None), **options)

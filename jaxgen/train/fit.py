@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from jaxgen.config import describe
 from jaxgen.data.description import describe_examples, describe_splits
-from jaxgen.data.pipeline import BatchOrder, order_of, with_weights
+from jaxgen.data.orders import Order, order_of
+from jaxgen.data.pipeline import read_batch
 from jaxgen.data.sources import Source, as_source
 from jaxgen.errors import UsageError
 from jaxgen.parallel import check_batch_size, make_mesh, put_state
@@ -70,7 +71,7 @@ def fit(
         optimizer: an Optax transformation, or `Players` for adversarial training.
         steps: the length of the run; or give `epochs`.
         epochs: the length in passes over the data.
-        batch_size: examples a step, over all devices.
+        batch_size: examples a step, over all devices; where the data has buckets, they say it.
         seed: of the parameters, the order of the examples, and the steps' randomness.
         params: what to begin with in the place of parameters that are drawn, such as those of a trained model.
         validation: a split to evaluate during the run and to choose the best state by.
@@ -117,6 +118,8 @@ def fit(
         checkpoint_every=checkpoint_every,
         steps_per_call=steps_per_call,
     )
+    if train.buckets is not None and (steps_per_call or 1) > 1:
+        raise UsageError(f"the batches of {train.name} have several shapes: leave out steps_per_call")
     if patience is not None and "validation" not in splits:
         raise UsageError("patience needs a validation split: the test split decides nothing")
     chosen_by = None if judge is None else judge.chosen_by
@@ -135,12 +138,13 @@ def fit(
     directory = None if workdir is None else RunDirectory(workdir)
     with contextlib.nullcontext() if directory is None else directory.held():
         mesh = make_mesh(_devices(devices, directory))
-        check_batch_size(batch_size, mesh.size * accumulate * getattr(optimizer, "slices", 1))
+        for size in order.batch_sizes:
+            check_batch_size(size, mesh.size * accumulate * getattr(optimizer, "slices", 1))
         evaluate = Evaluator(task, splits, mesh, gradient=gradient, judge=judge)
         notes = []
         if directory is not None:
             training = {
-                "batch_size": batch_size,
+                "batch_size": None if train.buckets else batch_size,
                 "seed": seed,
                 "patience": patience,
                 "accumulate": accumulate,
@@ -151,12 +155,13 @@ def fit(
             described |= describe_examples(train)
             notes = directory.begin({**described, **(record or {}), "device_count": mesh.size}, length)
             if train.text is not None:
-                directory.keep_tokenizer(train.text.tokenizer)
-        example = with_weights(train.gather(order(0)[0]), order(0)[1])
+                of_targets = getattr(train.text, "target_tokenizer", None)
+                directory.keep_tokenizers(train.text.tokenizer, of_targets)
+        example = read_batch(train, order, 0)
         state = TrainState.create(
             task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None, params=params
         )
-        count = steps_per_call or _steps_per_call(step, state, example, settings.report_every)
+        count = steps_per_call or _steps_per_call(step, state, example, settings.report_every, train)
         session = Session(
             settings=settings,
             state=put_state(state, mesh),
@@ -176,7 +181,7 @@ def fit(
 def _settings(
     length: int,
     train: Source,
-    order: BatchOrder,
+    order: Order,
     splits: tuple[str, ...],
     chosen_by: str | None,
     patience: int | None,
@@ -189,8 +194,8 @@ def _settings(
     by_clock = checkpoint_every is None and jax.process_count() == 1
     return LoopSettings(
         steps=length,
-        batch_size=order.batch_size,
-        tokens_per_step=0 if train.text is None else order.batch_size * train.text.sequence_length,
+        batch_size=order.mean_batch_size,
+        tokens_per_step=_tokens_per_step(train, order),
         report_every=report_every or report,
         evaluate_every=evaluate_every or evaluation,
         checkpoint_every=checkpoint_every or evaluate_every or evaluation,
@@ -201,13 +206,22 @@ def _settings(
     )
 
 
+def _tokens_per_step(train: Source, order: Order) -> float:
+    """Gives the tokens of a step where there are any; of pairs in buckets those that are no padding."""
+    if train.text is None:
+        return 0
+    if train.buckets is not None:
+        return float(train.buckets.lengths.sum()) / order.steps_per_epoch
+    return order.mean_batch_size * train.text.sequence_length
+
+
 def _sources(data: Any, validation: Data | None, test: Data | None) -> tuple[Source, dict[str, Source]]:
     named = {"validation": validation, "test": test}
     splits = {name: as_source(value, name) for name, value in named.items() if value is not None}
     return as_source(data, "train"), splits
 
 
-def _length(steps: int | None, epochs: int | None, order: BatchOrder) -> int:
+def _length(steps: int | None, epochs: int | None, order: Order) -> int:
     if (steps is None) == (epochs is None):
         raise UsageError("give the length of the run as steps or as epochs, one of the two")
     _check_positive(steps=steps, epochs=epochs)
@@ -249,19 +263,20 @@ def _make_step(
     )
 
 
-def _steps_per_call(step: Step, state: TrainState, example: Any, report_every: int) -> int:
+def _steps_per_call(step: Step, state: TrainState, example: Any, report_every: int, train: Source) -> int:
     """Takes as many steps a call as lie between reports, but one where the loop would cost more than it saves.
 
-    XLA's CPU backend runs a convolution several times slower inside a loop (jax-ml/jax#12868).
+    XLA's CPU backend runs a convolution several times slower inside a loop (jax-ml/jax#12868). Batches of several
+    shapes can't be in one.
     """
+    if train.buckets is not None:
+        return 1
     if jax.default_backend() == "cpu" and "conv_general_dilated" in str(jax.make_jaxpr(step)(state, example)):
         return 1
     return min(report_every, 100)
 
 
-def _make_feed(
-    train: Source, order: BatchOrder, mesh: Mesh, steps_per_call: int, resident: bool | None
-) -> Feed:
+def _make_feed(train: Source, order: Order, mesh: Mesh, steps_per_call: int, resident: bool | None) -> Feed:
     if resident is None:
         resident = train.device_bytes < _RESIDENT_BYTES
     return ResidentFeed(train, order, mesh, steps_per_call) if resident else HostFeed(train, order, mesh)

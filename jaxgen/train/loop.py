@@ -34,8 +34,8 @@ class LoopSettings:
 
     Attributes:
         steps: the length of the run.
-        batch_size: examples a step, for the throughput.
-        tokens_per_step: of text, for the throughput, else 0.
+        batch_size: examples a step, or their mean, for the throughput.
+        tokens_per_step: of text, or their mean, for the throughput, else 0.
         report_every: steps between reports of the training figures.
         evaluate_every: steps between evaluations.
         checkpoint_every: steps between checkpoints; one is made at the end in any case.
@@ -46,7 +46,7 @@ class LoopSettings:
     """
 
     steps: int
-    batch_size: int
+    batch_size: float
     report_every: int
     evaluate_every: int
     checkpoint_every: int
@@ -54,7 +54,7 @@ class LoopSettings:
     splits: tuple[str, ...] = ()
     monitor: Monitor | None = None
     patience: int | None = None
-    tokens_per_step: int = 0
+    tokens_per_step: float = 0
 
     def throughput(self, steps_per_second: float) -> dict[str, float]:
         """Gives how many examples, or tokens, a second that is."""

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data.pipeline import BatchOrder, evaluation_batches, training_batches
+from jaxgen.data.orders import BatchOrder
+from jaxgen.data.pipeline import evaluation_batches, training_batches
 from jaxgen.data.streams import (
     EVALUATION_STREAMS,
     TextFormat,

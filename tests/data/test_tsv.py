@@ -1,10 +1,11 @@
 """Tables of texts: what is read, what is held out, and what is refused with its line."""
 
 import collections
+import gzip
 
 import pytest
 
-from jaxgen.data.tsv import read_labelled, read_pairs
+from jaxgen.data.tsv import read_all, read_labelled, read_pairs
 from jaxgen.errors import JaxgenError, UsageError
 
 
@@ -96,6 +97,53 @@ def test_pairs(tmp_path):
     assert found.texts() == [text for part in zip(*rows_of(found), strict=True) for text in part]
     with pytest.raises(JaxgenError, match="has too few different texts: none is left for validation"):
         read_pairs(write(tmp_path / "b.tsv", "a\tb\na\tc\n"))
+
+
+def test_columns_are_taken_by_number_or_name(tmp_path):
+    lines = [f"verse {number}\tsentence {number}\tfrase {number}" for number in range(50)]
+    wanted = [(f"sentence {number}", f"frase {number}") for number in range(50)]
+    plain = write(tmp_path / "a.tsv", "\n".join(lines))
+    named = write(tmp_path / "b.tsv", "verse\tenglish\tspanish\n" + "\n".join(lines))
+    for name, columns in ((plain, ("2", "3")), (named, ("english", "spanish"))):
+        found = read_pairs(name, columns=columns)
+        assert sorted(rows_of(found) + rows_of(found, "validation")) == sorted(wanted)
+    back = read_pairs(plain, columns=("3", "2"))
+    assert {(target, source) for source, target in rows_of(back)} <= {*wanted}
+    everything = read_all(plain, (), columns=("2", "3"))
+    assert rows_of(everything, "all") == wanted
+
+
+@pytest.mark.parametrize(
+    ("columns", "content", "told"),
+    [
+        (
+            (),
+            "a\tb\tc\n",
+            r"line 1: 3 columns, not two; a line is source TAB target; name the two to take, --col",
+        ),
+        (("1", "3"), "a\tb\tc\na\tb\n", r"line 2: 2 columns, not 3 as in the first line"),
+        (("1", "4"), "a\tb\tc\n", r"--columns 1 4: .*a\.tsv has 1 to 3"),
+        (("0", "1"), "a\tb\tc\n", r"--columns 0 1: .*a\.tsv has 1 to 3"),
+        (("de", "en"), "de\tes\n", r"unknown column of .*a\.tsv 'en'; did you mean"),
+        (("1",), "a\tb\n", r"--columns 1: name two"),
+        (("1", "2"), "a\tb\n\tc\n", r"line 2: the source is empty"),
+        (("1", "2"), "", r"a\.tsv is empty"),
+    ],
+)
+def test_columns_that_there_are_not(columns, content, told, tmp_path):
+    with pytest.raises(JaxgenError, match=told) as error:
+        read_pairs(write(tmp_path / "a.tsv", content), columns=columns)
+    assert "\n" not in str(error.value)
+
+
+def test_splits_that_are_packed_or_named_valid(tmp_path):
+    (tmp_path / "train.tsv.gz").write_bytes(gzip.compress(b"a\tx\nb\ty\n"))
+    write(tmp_path / "valid.tsv", "c\tx\n")
+    found = read_pairs(str(tmp_path))
+    assert rows_of(found) == [("a", "x"), ("b", "y")] and rows_of(found, "validation") == [("c", "x")]
+    write(tmp_path / "train.tsv", "a\tx\n")
+    with pytest.raises(JaxgenError, match=r"has both train\.tsv and train\.tsv\.gz: keep one"):
+        read_pairs(str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data.pipeline import evaluation_batches, order_of, training_batches
+from jaxgen.data.orders import order_of
+from jaxgen.data.pipeline import evaluation_batches, training_batches
 from jaxgen.data.streams import TextFormat, tokens_of
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Characters

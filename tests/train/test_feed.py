@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.data.pipeline import order_of
+from jaxgen.data.orders import order_of
 from jaxgen.data.sources import Source
 from jaxgen.data.streams import TextFormat
 from jaxgen.data.text import Text
