@@ -25,10 +25,9 @@ from jaxgen.run import horizon, report, telling_how_to_go_on
 from jaxgen.run_directory import RunDirectory
 from jaxgen.saved_run import SavedRun, draw_plots
 from jaxgen.tasks import SequenceToSequence, TextClassification
-from jaxgen.text_to_text import score_split
+from jaxgen.text_to_text import judge_of
 from jaxgen.train.fit import fit
 from jaxgen.train.hooks import Hook, say
-from jaxgen.train.monitor import Judge
 from jaxgen.train.state import TrainState, count_parameters
 
 _LONGEST = 512  # tokens of a row that isn't asked for, of models without a window
@@ -227,20 +226,9 @@ def _fit(start: _Start, splits: dict[str, Source], directory: RunDirectory, conf
             "fine_tuning": start.told,
             "data_dir": None if config.data_dir is None else str(config.data_dir.expanduser().absolute()),
         },
-        judge=_judge(start, directory, splits["validation"]),
+        judge=judge_of(directory, start.task, splits["validation"], start.plain),
         hooks=[_Told(start, splits, directory)],
     )
-
-
-def _judge(start: _Start, directory: RunDirectory, validation: Source) -> Judge | None:
-    """Gives what chooses the best state where texts are written: their ROUGE-L; they are kept beside the targets."""
-    if "labels" not in validation[0] or jax.process_count() > 1:
-        return None
-
-    def score(state: TrainState, source: Source) -> dict[str, float]:
-        return score_split(directory, start.task, start.plain(state), source, source.split)
-
-    return Judge(score, "rougeL")
 
 
 class _Told(Hook):

@@ -170,6 +170,7 @@ def _fit(
 ) -> None:
     from jaxgen.config import describe
     from jaxgen.data.orders import order_of
+    from jaxgen.text_to_text import judge_of
     from jaxgen.train.fit import fit
 
     epoch = order_of(splits["train"], config.batch_size, config.seed).steps_per_epoch
@@ -199,6 +200,7 @@ def _fit(
         keep=config.keep,
         steps_per_call=config.steps_per_call,
         resident=None if config.input == "auto" else config.input == "device",
+        judge=judge_of(directory, task, splits["validation"]) if "validation" in splits else None,
         hooks=[_Epilogue(experiment, task, splits, directory)],
     )
 
@@ -222,7 +224,12 @@ class _Epilogue(Hook):
     def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
         """Says where the run is kept, and how much text there is."""
         _say(f"run directory: {self._directory.path}")
-        if (train := self._splits["train"]).text is not None:
+        train = self._splits["train"]
+        if "labels" in train[0]:
+            sizes = [f"{len(source):,} for {name}" for name, source in self._splits.items()]
+            shapes = f"; batches of {len(train.buckets.in_use)} shapes, {train.buckets.padding:.1%} padding"
+            _say(f"{shown(train.name)}: pairs {', '.join(sizes)}{shapes if train.buckets else ''}")
+        elif train.text is not None:
             sizes = [f"{len(streams.tokens_of(s)):,} for {name}" for name, s in self._splits.items()]
             _say(f"{train.name}: tokens {', '.join(sizes)}; {train.num_classes:,} different ones")
 

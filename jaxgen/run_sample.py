@@ -11,6 +11,7 @@ from jaxgen.files import write_text
 from jaxgen.generate.sampling import Sampler
 from jaxgen.run_directory import RunDirectory
 from jaxgen.tasks import MaskedLanguageModelling
+from jaxgen.text_to_text import shown_pairs
 from jaxgen.train.state import TrainState
 from jaxgen.writing import Writer
 
@@ -33,6 +34,8 @@ def write_sample(directory: RunDirectory, task: Any, state: TrainState, source: 
         writer = Writer(task, state, source.text.tokenizer)
         headline = "it writes:"
         (text,) = writer.write([""], sampler=Sampler.of(temperature=0.8))
+    elif "labels" in source[0]:
+        return "it writes:\n" + shown_pairs(directory.samples / f"{source.split}.csv", _PASSAGES)
     else:
         return ""
     directory.samples.mkdir(exist_ok=True)

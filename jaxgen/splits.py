@@ -1,14 +1,22 @@
 """The splits of a run: what it trains on, chooses by, and tests on, as its options say."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxgen.data import folder, streams, text
+from jaxgen.data import folder, streams, tables, text
 from jaxgen.data.examples import evaluation_source, training_source
+from jaxgen.data.filters import filter_pairs
+from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source, load
+from jaxgen.data.subwords import Subwords
 from jaxgen.errors import UsageError
 from jaxgen.experiment import Experiment, ImageConfig, TrainConfig
+from jaxgen.pairs_config import PairsConfig
 from jaxgen.text_config import TextConfig
+from jaxgen.train.hooks import say
+
+_SPLITS = ("train", "validation", "test")
 
 
 def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | None) -> dict[str, Source]:
@@ -27,6 +35,8 @@ def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | No
         raise UsageError("--epochs, --steps and --patience must be at least 1")
     if isinstance(config, TextConfig):
         return _load_texts(config, data_dir)
+    if isinstance(config, PairsConfig):
+        return _load_pairs(config, data_dir)
     conversion: dict[str, Any] = {}
     if isinstance(config, ImageConfig):
         conversion = {"image_size": _size(config.image_size), "image_channels": config.image_channels}
@@ -82,6 +92,37 @@ def _size(given: tuple[int, ...] | None) -> tuple[int, int] | None:
             f"--image-size takes a height and a width, or one number for squares, not {len(given)} numbers"
         )
     return given[0], given[-1]
+
+
+def _load_pairs(config: PairsConfig, data_dir: Path | None) -> dict[str, Source]:
+    """Loads the splits of pairs of texts in buckets, with a tokenizer made of both texts; says what is left out."""
+    if config.validation_fraction:
+        raise UsageError(
+            "--validation-fraction is for sets of examples: pairs have a validation split in any case"
+        )
+    table = tables.read(
+        config.data, labelled=False, data_dir=data_dir, encoding=config.encoding, columns=config.columns
+    )
+    table = replace(table, splits={name: table.splits[name] for name in _SPLITS if name in table.splits})
+    tokenizer = Subwords.train(table.texts(), config.vocabulary_size, config.tokenizer, config.special)
+    table, left_out = filter_pairs(
+        table, config.limits(), count=lambda text: len(tokenizer.encode(text)), unit="tokens"
+    )
+    for line in left_out.lines():
+        say(line)
+    encoded = {split: table.encoded(split, tokenizer) for split in table.splits}
+    rows = [row for of_split in encoded.values() for row in of_split]
+    longest = [1 + max(len(getattr(row, name)) for row in rows) for name in ("text", "other")]
+    given = SequenceFormat.of(
+        tokenizer,
+        config.sequence_length or longest[0],
+        target_length=config.target_length or longest[1],
+        truncate=True,
+        encoding=config.encoding,
+        columns=config.columns,
+    )
+    given = table.bucketed(given, config.batch_tokens, encoded=encoded["train"])
+    return table.sources(given, encoded)
 
 
 def _splits(config: TrainConfig) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Scores of written texts against those that should have been written."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from jaxgen.errors import JaxgenError
 
@@ -22,9 +23,56 @@ def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, flo
     """
     from rouge_score.rouge_scorer import RougeScorer
 
-    if not hypotheses or len(hypotheses) != len(references):
-        raise JaxgenError(f"there are {len(hypotheses)} texts to score against {len(references)}: give pairs")
+    _check(hypotheses, references)
     names = ("rouge1", "rouge2", "rougeL")
     scorer = RougeScorer(names, use_stemmer=True)
     scores = [scorer.score(*pair) for pair in zip(references, hypotheses, strict=True)]
     return {name: 100 * sum(score[name].fmeasure for score in scores) / len(scores) for name in names}
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Gives BLEU (Papineni et al. 2002) and chrF (Popovic 2015) of all texts together, by sacrebleu.
+
+    Args and Raises are those of `rouge`.
+
+    Returns:
+        `bleu` and `chrf`, from 0 to 100; `signature` tells of which kind they are.
+    """
+    _check(hypotheses, references)
+    return {name: metric.corpus_score(hypotheses, [references]).score for name, metric in _metrics().items()}
+
+
+def signature() -> dict[str, str]:
+    """Gives sacrebleu's signatures of `bleu` and `chrf`, with which figures of others can be compared."""
+    found = {}
+    for name, metric in _metrics().items():
+        metric.corpus_score(["a"], [["a"]])  # it is complete only after use
+        found[name] = str(metric.get_signature())
+    return found
+
+
+def _metrics() -> dict[str, Any]:
+    from sacrebleu.metrics import BLEU, CHRF
+
+    return {"bleu": BLEU(), "chrf": CHRF()}
+
+
+def exact(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Gives the part of the texts that are just as they should be: `exact`, from 0 to 1; see `rouge`."""
+    _check(hypotheses, references)
+    equal = sum(ours == theirs for ours, theirs in zip(hypotheses, references, strict=True))
+    return {"exact": equal / len(references)}
+
+
+SCORES: dict[str, Callable[[Sequence[str], Sequence[str]], dict[str, float]]] = {
+    "rouge": rouge,
+    "bleu": bleu,
+    "exact": exact,
+}
+CHOSEN_BY = {"rouge": "rougeL", "bleu": "bleu", "exact": "exact"}
+"""Of each, the figure by which the best state is chosen."""
+
+
+def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    if not hypotheses or len(hypotheses) != len(references):
+        raise JaxgenError(f"there are {len(hypotheses)} texts to score against {len(references)}: give pairs")

@@ -1,5 +1,6 @@
 """Texts for texts: what a trained encoder and decoder writes for a whole split, or for a table of sources."""
 
+import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from jaxgen.generate.prompts import by_bucket
 from jaxgen.generate.sampling import Sampler
 from jaxgen.run_directory import RunDirectory
 from jaxgen.saved_run import SavedRun
-from jaxgen.text_scores import rouge
+from jaxgen.text_scores import CHOSEN_BY, SCORES
 from jaxgen.train.hooks import say
+from jaxgen.train.monitor import Judge
 from jaxgen.train.state import TrainState
 from jaxgen.writing import Writer
 
@@ -119,7 +121,7 @@ def write_rows(
 def score_split(
     directory: RunDirectory, task: Any, state: TrainState, source: Source, stem: str
 ) -> dict[str, float]:
-    """Writes for each example of a split with targets, and gives ROUGE; nothing for a split without texts to write.
+    """Writes for each example of a split with targets, and gives their scores; nothing for a split without targets.
 
     Args:
         directory: of the run, in whose `samples/STEM.csv` what is written is kept, beside sources and targets.
@@ -147,7 +149,49 @@ def score_split(
     targets = [decoded(row) for row in examples["labels"]]
     texts = [text.strip() for text in write_split(task, state, source)]
     _write_table(directory.samples / f"{stem}.csv", [sources, texts, targets])
-    return rouge(texts, targets)
+    return SCORES[task.scored_by](texts, targets)
+
+
+def judge_of(
+    directory: RunDirectory,
+    task: Any,
+    validation: Source,
+    plain: Callable[[TrainState], TrainState] | None = None,
+) -> Judge | None:
+    """Gives what chooses the best state where texts are written: their score; they are kept beside the targets.
+
+    Args:
+        directory: of the run.
+        task: such as `SequenceToSequence`.
+        validation: the split to choose by.
+        plain: makes a state of the task of the one that is trained, where that is of another task.
+
+    Returns:
+        None where no texts are written, and where several processes train.
+    """
+    if "labels" not in validation[0] or jax.process_count() > 1:
+        return None
+
+    def score(state: TrainState, source: Source) -> dict[str, float]:
+        return score_split(directory, task, plain(state) if plain else state, source, source.split)
+
+    return Judge(score, CHOSEN_BY[task.scored_by])
+
+
+def shown_pairs(file: Path, count: int) -> str:
+    """Gives the first rows of what `score_split` has kept, a source and below it what was written, and the target."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        _, *rows = csv.reader(opened)
+    return _shown(rows[:count])
+
+
+def _shown(rows: Sequence[Sequence[str]]) -> str:
+    lines = []
+    for source, *others in rows:
+        lines.append(shortened(source, _SHOWN_LENGTH))
+        marked = zip(("  ->", "   ="), others, strict=False)
+        lines += [f"{mark} {shortened(text, _SHOWN_LENGTH)}" for mark, text in marked]
+    return "\n".join(lines)
 
 
 def _write_table(file: Path, columns: Sequence[Sequence[str]]) -> None:
@@ -179,15 +223,16 @@ def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = No
     texts = _write(run, sources)
     columns = [sources, texts, *([targets] if targets else [])]
     rows = list(zip(*columns, strict=True))
-    for source, *others in rows[:_SHOWN]:
-        say(shortened(source, _SHOWN_LENGTH))
-        for mark, text in zip(("  ->", "   ="), others, strict=False):
-            say(f"{mark} {shortened(text, _SHOWN_LENGTH)}")
+    say(_shown(rows[:_SHOWN]))
     if len(rows) > _SHOWN:
         say(f"and {len(rows) - _SHOWN:,} more")
     _write_table(output, columns)
     if targets:
-        say("  ".join(f"{name} {value:.2f}" for name, value in rouge(texts, targets).items()))
+        say(
+            "  ".join(
+                f"{name} {value:.2f}" for name, value in SCORES[run.task.scored_by](texts, targets).items()
+            )
+        )
     say(shown(output))
 
 

@@ -42,6 +42,7 @@ class SequenceToSequence:
         label_smoothing: part of each label that is spread evenly over the vocabulary.
         tokenizer: fingerprint of the tokenizer that the tokens are of.
         target_tokenizer: fingerprint of the one that the labels are of, where that is another one.
+        scored_by: what texts that are written are scored by: `rouge`, `bleu` or `exact`, see `jaxgen.text_scores`.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class SequenceToSequence:
     label_smoothing: float = 0.0
     tokenizer: str = ""
     target_tokenizer: str = ""
+    scored_by: str = "rouge"
 
     def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
         """Makes the model's parameters; they don't hang on the length of the texts."""

@@ -1,0 +1,56 @@
+"""The options of experiments with pairs of texts, of which the first is read and the second is written."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from jaxgen.data.filters import PairLimits
+from jaxgen.data.subwords import SpecialTokens
+from jaxgen.experiment import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig(TrainConfig):
+    """The options of models that write a text for a text."""
+
+    special: ClassVar[SpecialTokens] = SpecialTokens(pad="<pad>", end="</s>")
+    """Tokens that are no text. The decoder begins with the one that fills rows up, as T5 does."""
+
+    data: str = "dates"
+    """The pairs: dates, number_words, reversal, copying, sorting or docstrings (no network), a TSV, or a directory with
+    train.tsv and perhaps validation.tsv and test.tsv, or with files of two languages, such as train.en and train.es."""
+    columns: tuple[str, ...] = ()
+    """What is read and what is written: two columns of tables, by number or name, or languages of parallel files."""
+    encoding: str = "utf-8"
+    """The encoding of files."""
+    tokenizer: Literal["bpe", "unigram"] = "bpe"
+    """What a token is: a piece of words, by byte-pair encoding or the unigram model."""
+    vocabulary_size: int = 4000
+    """Tokens at most, of both texts; with 260 a token is about a byte."""
+    sequence_length: int | None = None
+    """Tokens of a text to read, at most: longer ones aren't trained on, others are cut off. By default the longest
+    one's."""
+    target_length: int | None = None
+    """The same of a text to write."""
+    most_ratio: float | None = None
+    """Pairs to train on have at most this ratio of the longer text's tokens to the shorter one's."""
+    batch_tokens: int = 4000
+    """Tokens of a batch, at most, read and written, padding among them."""
+    epochs: int = 10
+    """Length of the run, in passes over the pairs to train on."""
+    scored_by: Literal["bleu", "rouge", "exact"] = "bleu"
+    """What the texts that are written are scored by, and so which state is the best."""
+    label_smoothing: float = 0.1
+    """Part of each label that is spread evenly over the vocabulary."""
+    embedding_size: int = 256
+    """Of each token's vector."""
+    num_layers: int = 1
+    """Of the encoder, and of the decoder."""
+    dropout: float = 0.1
+    """Part of the embeddings, and of the outputs of layers, that is dropped in training."""
+
+    def limits(self) -> PairLimits:
+        """Gives what pairs must be to be trained on, lengths in tokens, special ones left out."""
+        most_read, most_written = (
+            None if length is None else length - 1 for length in (self.sequence_length, self.target_length)
+        )
+        return PairLimits(most_read=most_read, most_written=most_written, most_ratio=self.most_ratio)
