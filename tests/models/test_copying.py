@@ -43,7 +43,7 @@ def slow_loss(logits, gate, scores):
 def loss(logits, gate, scores):
     """With logits for features, so that the last layer is the identity."""
     told = copying(gate, scores)
-    mixture = losses.Mixture(told.log_generate, log_copied(told, SOURCE, LABELS))
+    mixture = losses.Mixture(told.log_generate, log_copied(told, jnp.asarray(SOURCE), jnp.asarray(LABELS)))
     kernel, bias = jnp.eye(VOCABULARY), jnp.zeros(VOCABULARY)
     return losses.linear_cross_entropy(logits, kernel, bias, LABELS, mixture=mixture).compute()
 
@@ -51,7 +51,7 @@ def loss(logits, gate, scores):
 def test_the_mixture_is_the_slow_one_and_a_distribution():
     expected = slow(*(leaf.astype(np.float64) for leaf in (LOGITS, GATE, SCORES)))
     for place in range(TIME):
-        told = copying(GATE[:, place], SCORES[:, place])
+        told = copying(jnp.asarray(GATE[:, place]), jnp.asarray(SCORES[:, place]))
         found = jnp.exp(log_mixture(jnp.asarray(LOGITS[:, place]), told, jnp.asarray(SOURCE)))
         np.testing.assert_allclose(found, expected[:, place], rtol=1e-5)
         np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-5)

@@ -83,25 +83,23 @@ def test_it_is_the_papers_written_out():
 @pytest.mark.parametrize("options", [{}, APART], ids=["shared", "apart"])
 def test_a_token_depends_on_the_source_and_on_no_later_token(options):
     model, params = made(**options)
-    name = "source_embedding" if options else "token_embedding"
+    count = SOURCE_TIME + TIME
+    places, rows = jnp.arange(count)[None], jnp.concatenate([SOURCE[0], TOKENS[0]])
+    sizes = {"vocabulary_size": count, **({"source_vocabulary_size": count} if options else {})}
+    wide = model.clone(**sizes)
+    tables = [name for name in params if name in ("source_embedding", "token_embedding")]
+    kernel = {} if model.tied else {"output_kernel": jnp.zeros((16, count))}
 
     @jax.jit
     def gradient(place):
-        """With each token's own row of the tables."""
+        """By what each token, read or written, is embedded as."""
 
         def at(of_source, of_tokens):
-            rows = params["token_embedding"]["embedding"]
-            tables = {name: {"embedding": params[name]["embedding"][SOURCE[0]] + of_source}}
-            if options:
-                tables["token_embedding"] = {"embedding": rows[TOKENS[0]] + of_tokens}
-                places = jnp.arange(SOURCE_TIME), jnp.arange(TIME)
-            else:
-                both = jnp.concatenate([tables[name]["embedding"], rows[TOKENS[0]] + of_tokens])
-                tables = {name: {"embedding": both}}
-                places = jnp.arange(SOURCE_TIME), SOURCE_TIME + jnp.arange(TIME)
-            given = {"params": params | tables}
-            features = model.apply(given, *(row[None] for row in places), method="features")
-            return features[0, place].sum()
+            shifts = jnp.concatenate([of_source, of_tokens])
+            own = {name: {"embedding": params[name]["embedding"][rows] + shifts} for name in tables}
+            given = {"params": params | own | kernel}
+            read = (places[:, :SOURCE_TIME], places[:, SOURCE_TIME:])
+            return wide.apply(given, *read, method="features")[0, place].sum()
 
         return jax.grad(at, (0, 1))(jnp.zeros((SOURCE_TIME, 16)), jnp.zeros((TIME, 16)))
 
