@@ -91,7 +91,7 @@ def test_a_run_keeps_its_tokenizers_columns_and_buckets(made, tmp_path):
     _, sources, given = made
     options = {"validation": sources["validation"], "devices": jax.devices()[:1], "progress": False}
     fit(Counting(), sources["train"], optax.sgd(0.1), steps=1, workdir=tmp_path / "run", **options)
-    run = SavedRun(tmp_path / "run")
+    run = SavedRun(tmp_path / "run", task=Counting())
     assert describe_text(run.text_format) == describe_text(given) and run.text_format.columns == ("3", "1")
     again = run.source("validation")
     for name, values in sources["validation"].arrays().items():
