@@ -153,7 +153,8 @@ def _moved(shapes: Sequence[Shape], longest: Shape, lengths: Lengths) -> list[Sh
     """Moves the sides of shapes, one at a time, as long as that saves tokens; `longest` stays beside them."""
     counts = np.zeros((longest[0] + 1, longest[1] + 1))
     np.add.at(counts, (lengths[:, 0], lengths[:, 1]), 1)
-    found, before = [*shapes], []
+    found: list[Shape] = [*shapes]
+    before: list[Shape] = []
     while found != before:
         before = [*found]
         for place in range(len(found)):

@@ -45,7 +45,7 @@ def make_dates(sizes: dict[str, int]) -> dict[str, list[Row]]:
     written = _babel()
     random = np.random.Generator(np.random.Philox(0))
     days = iter(random.permutation((_LAST - _FIRST).days + 1).tolist())
-    splits = {}
+    splits: dict[str, list[Row]] = {}
     for split, size in sizes.items():
         languages = random.integers(0, len(LANGUAGES), size)
         formats = random.integers(0, len(_FORMATS), size)

@@ -68,9 +68,9 @@ def _find(name: str, languages: Sequence[str]) -> dict[str, tuple[Path, Path]]:
         if language not in endings:
             raise unknown(f"language of {shown(path)}", language, endings)
     found = [find_files(path, language) for language in languages]
-    for here, there, missing in ((*found, languages[1]), (*reversed(found), languages[0])):
-        for split, file in here.items():
-            if split not in there:
+    for here, there, missing in ((0, 1, languages[1]), (1, 0, languages[0])):
+        for split, file in found[here].items():
+            if split not in found[there]:
                 raise JaxgenError(f"{shown(file)} has no file beside it that ends with .{missing}: add it")
     return {split: (found[0][split], found[1][split]) for split in found[0]}
 

@@ -1,7 +1,7 @@
 """Tables of texts by name: sets that come with Python or are made on the spot, or the path of files."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +9,11 @@ from jaxgen.data import builders, docstrings, parallel, stored_rows, tsv
 from jaxgen.data.sequences import Table
 from jaxgen.errors import UsageError, unknown
 
-_LABELLED = {"docstring_packages": docstrings.read_packages}
+_Read = Callable[[Path | str | None], Table]
+
+_LABELLED: dict[str, _Read] = {"docstring_packages": docstrings.read_packages}
 _MADE = ("copying", "dates", "number_words", "reversal", "sorting")
-_PAIRS = {
+_PAIRS: dict[str, _Read] = {
     "docstrings": docstrings.read,
     **{name: functools.partial(stored_rows.read_pairs, name) for name in _MADE},
 }
