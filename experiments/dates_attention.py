@@ -28,9 +28,11 @@ class Config(PairsConfig):
     """Tokens at most, of both texts; with 260 a token is about a byte."""
     batch_tokens: int = 3000
     """Tokens of a batch, at most, read and written, padding among them."""
+    most_buckets: int = 3
+    """Shapes of batches, at most: more of them have less padding, and take longer to compile."""
     scored_by: Literal["bleu", "rouge", "exact"] = "exact"
     """What the texts that are written are scored by, and so which state is the best."""
-    epochs: int = 3
+    epochs: int = 2
     """Length of the run, in passes over the pairs to train on."""
     learning_rate: float | None = 3e-3
     """Peak of the learning rate."""
@@ -81,8 +83,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="LSTM encoder-decoder with attention",
     data="dates in ten languages, made on the spot (no network)",
-    time="",
-    reference="",
+    time="80 s on 1 CPU core",
+    reference="100 % of unseen dates exact",
     smoke={"hidden_size": 16, "embedding_size": 16, "batch_tokens": 1000},
 )
 

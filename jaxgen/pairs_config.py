@@ -35,6 +35,8 @@ class PairsConfig(TrainConfig):
     """Pairs to train on have at most this ratio of the longer text's tokens to the shorter one's."""
     batch_tokens: int = 4000
     """Tokens of a batch, at most, read and written, padding among them."""
+    most_buckets: int = 16
+    """Shapes of batches, at most: more of them have less padding, and take longer to compile."""
     epochs: int = 10
     """Length of the run, in passes over the pairs to train on."""
     scored_by: Literal["bleu", "rouge", "exact"] = "bleu"

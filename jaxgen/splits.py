@@ -121,7 +121,7 @@ def _load_pairs(config: PairsConfig, data_dir: Path | None) -> dict[str, Source]
         encoding=config.encoding,
         columns=config.columns,
     )
-    given = table.bucketed(given, config.batch_tokens, encoded=encoded["train"])
+    given = table.bucketed(given, config.batch_tokens, config.most_buckets, encoded["train"])
     return table.sources(given, encoded)
 
 
