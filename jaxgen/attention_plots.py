@@ -1,6 +1,7 @@
 """Pictures of what transformers look at: the weights that tokens give to each other, a map for each head."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +25,10 @@ _TITLES = {
     "decoder_attention": f"attention in the text that is written: {_ROWS_AND_COLUMNS}",
     "cross_attention": "attention from the text that is written (rows) to the text that was read (columns)",
 }
-# In inches: of a map, what a token has room for, and the picture's width; in points, letters that can be read.
-_LEAST_SIZE, _TOKEN_SIZE, _WIDTH = 1.5, 0.085, 24.0
+# In inches: of a map, of a single one, what a token has room for, and the picture's width; in points, letters that can
+# be read; of a title, letters to an inch.
+_LEAST_SIZE, _SINGLE_SIZE, _TOKEN_SIZE, _WIDTH = 1.5, 4.0, 0.085, 24.0
+_LETTERS = 11
 _LEAST_FONT, _FONT = 5.0, 8.0
 
 
@@ -59,7 +62,8 @@ def attention_maps(
     if not weights.size:
         return message("no attention to draw")
     # All cells are squares of one size.
-    cell = max(_LEAST_SIZE / max(rows, columns), min(_TOKEN_SIZE, _WIDTH / heads / columns))
+    least = _LEAST_SIZE if layers * heads > 1 else _SINGLE_SIZE
+    cell = max(least / max(rows, columns), min(_TOKEN_SIZE, _WIDTH / heads / columns))
     width, height = cell * columns, cell * rows
     room = 0.85 * 72 * cell
     figure = new_figure(heads * (width + 0.08) + 1.3, layers * (height + 0.12) + 1.2)
@@ -75,7 +79,8 @@ def attention_maps(
             axes.set_title(f"head {head + 1}")
         if head == 0:
             axes.set_ylabel(f"layer {layer + 1}", fontsize=10)
-    figure.suptitle(_TITLES.get(name, f"attention: {_ROWS_AND_COLUMNS}"))
+    title = _TITLES.get(name, f"attention: {_ROWS_AND_COLUMNS}")
+    figure.suptitle(textwrap.fill(title, int(_LETTERS * figure.get_figwidth())))
     figure.colorbar(drawn, ax=maps, label="weight", fraction=0.02, aspect=30, ticks=[0, 0.05, 0.2, 0.5, 1])
     return figure
 
