@@ -121,6 +121,7 @@ class AttentiveRecurrent(nn.Module):
         kept = {}
         if train and self.dropout:
             kept = {name: self.dropped(jnp.ones((*shape, size)), train=True) for name, size in sizes.items()}
+        scores: Array | None
         if self.feeds and source is not None:
             vectors, scores = attend_and_recur(cell, params, state, self._projected(inputs), kept, source)
         else:

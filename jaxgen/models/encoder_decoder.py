@@ -112,7 +112,7 @@ class TransformerPair(nn.Module):
     def prefill(
         self,
         tokens: Integer[AnyArray, "batch time"],
-        lengths: Integer[AnyArray, " batch"],
+        lengths: Integer[Array, " batch"],
         encoded: Float[Array, "batch source_time width"],
         source_lengths: Integer[AnyArray, " batch"],
         max_length: int,

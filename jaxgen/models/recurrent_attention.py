@@ -115,7 +115,8 @@ def _step(
     source: Source | None,
     multiply: Any,
 ) -> tuple[State, _Made, Array]:
-    layers, gates = [], []
+    layers: list[Carry] = []
+    gates: list[Any] = []
     for number, (layer, before) in enumerate(zip(params["layers"], state.layers, strict=True)):
         from_inputs = layer["bias"] if number else inputs
         if "input_kernel" in layer:

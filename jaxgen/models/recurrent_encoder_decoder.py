@@ -229,7 +229,7 @@ class RecurrentEncoderDecoder(nn.Module):
     def prefill(
         self,
         tokens: Integer[AnyArray, "batch time"],
-        lengths: Integer[AnyArray, " batch"],
+        lengths: Integer[Array, " batch"],
         encoded: Encoded,
         source_lengths: Integer[AnyArray, " batch"],
         max_length: int,
@@ -273,7 +273,7 @@ class RecurrentEncoderDecoder(nn.Module):
 
     def _written(
         self, source: AnyArray, tokens: AnyArray, source_lengths: AnyArray | None, train: bool
-    ) -> tuple[Array, Array | None, Array]:
+    ) -> tuple[Array, Any, Array]:
         """Gives the attentional vectors, the scores, and the embedded tokens."""
         encoded = self.encode(source, lengths=source_lengths, train=train)
         embedded = self._embedded(self.token_embedding, jnp.asarray(tokens), train)
