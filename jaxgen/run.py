@@ -20,6 +20,7 @@ from jaxgen.data import folder, streams, text
 from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.experiment import Experiment, TrainConfig, command_line, optimizer_config
 from jaxgen.memory import keep_freed_memory
+from jaxgen.pairs_config import PairsConfig
 from jaxgen.run_directory import RunDirectory
 from jaxgen.splits import load_splits
 from jaxgen.text_config import TextConfig
@@ -117,7 +118,7 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     if experiment.split_host and not jax.distributed.is_initialized():
         parallel.split_host(config.batch_size // max(1, config.accumulate))
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
-    of_text = isinstance(config, TextConfig)
+    of_text = isinstance(config, PairsConfig | TextConfig)
     is_path = text.is_path(config.data) if of_text else folder.is_folder(config.data)
     if is_path and directory.path.expanduser().resolve().is_relative_to(text.absolute(config.data).resolve()):
         raise UsageError(

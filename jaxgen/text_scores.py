@@ -58,10 +58,10 @@ def _metrics() -> dict[str, Any]:
 
 
 def exact(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Gives the part of the texts that are just as they should be: `exact`, from 0 to 1; see `rouge`."""
+    """Gives the part of the texts that are just as they should be, from 0 to 1, as `exact_accuracy`; see `rouge`."""
     _check(hypotheses, references)
     equal = sum(ours == theirs for ours, theirs in zip(hypotheses, references, strict=True))
-    return {"exact": equal / len(references)}
+    return {"exact_accuracy": equal / len(references)}
 
 
 SCORES: dict[str, Callable[[Sequence[str], Sequence[str]], dict[str, float]]] = {
@@ -69,7 +69,7 @@ SCORES: dict[str, Callable[[Sequence[str], Sequence[str]], dict[str, float]]] = 
     "bleu": bleu,
     "exact": exact,
 }
-CHOSEN_BY = {"rouge": "rougeL", "bleu": "bleu", "exact": "exact"}
+CHOSEN_BY = {"rouge": "rougeL", "bleu": "bleu", "exact": "exact_accuracy"}
 """Of each, the figure by which the best state is chosen."""
 
 

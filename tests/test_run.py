@@ -22,6 +22,7 @@ EXPERIMENTS = {experiment.name: experiment for experiment in experiments()}
 DATA = {
     "diabetes_fnn": "diabetes",
     "addition_lstm": "addition/2",
+    "dates_attention": "dates",
     "copy_recurrent": "copy/10/3",
     **dict.fromkeys(
         [
@@ -61,7 +62,7 @@ def test_smoke_run_leaves_everything(name, data_dir, tmp_path, capsys):
     assert printed[0] == printed[-2] == f"run directory: {tmp_path / 'run'}"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 20
-    unit = "tokens" if DATA.get(name) == "pydocs" else "examples"
+    unit = "tokens" if DATA.get(name) in ("dates", "pydocs") else "examples"
     for figure in ("test/loss", f"train/{unit}_per_second", "seconds", "parameters", "device"):
         assert figure in result
         assert figure in printed[-1]

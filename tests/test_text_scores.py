@@ -3,7 +3,7 @@
 import pytest
 
 from jaxgen.errors import JaxgenError
-from jaxgen.text_scores import rouge
+from jaxgen.text_scores import bleu, exact, rouge, signature
 
 
 def test_known_values():
@@ -24,3 +24,19 @@ def test_average_over_pairs_and_nothing_written_is_0():
 def test_no_pairs(hypotheses, references):
     with pytest.raises(JaxgenError, match=rf"{len(hypotheses)} texts to score against {len(references)}"):
         rouge(hypotheses, references)
+
+
+def test_bleu_and_chrf_are_of_all_texts_together():
+    texts = ["the cat sat on the mat .", "a dog ran"]
+    assert bleu(texts, texts) == pytest.approx({"bleu": 100, "chrf": 100})
+    found = bleu(
+        ["the cat sat on the red mat", "a dog ran away"], ["the cat sat on the mat", "a dog ran away"]
+    )
+    # Of 11 words 10 are right, of 9 pairs 7, of 7 threes 5, of 5 fours 3; nothing is too short.
+    assert found["bleu"] == pytest.approx(100 * (10 / 11 * 7 / 9 * 5 / 7 * 3 / 5) ** 0.25)
+    assert 70 < found["chrf"] < 100
+    assert signature()["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
+
+
+def test_exact_texts_are_counted():
+    assert exact(["a", "b ", "c"], ["a", "b", "c"]) == {"exact_accuracy": pytest.approx(2 / 3)}

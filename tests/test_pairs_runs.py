@@ -1,0 +1,76 @@
+"""Runs of models that write a text for a text: from files of pairs to what is written."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from pretrained.test_runs import call
+from test_run import options
+
+from jaxgen.run import run
+from jaxgen.saved_run import SavedRun
+
+SMALL = {"hidden_size": 48, "embedding_size": 16, "batch_tokens": 600, "most_buckets": 2}
+
+
+def pairs(count, seed):
+    random = np.random.default_rng(seed)
+    words = ["".join(random.choice(list("abc"), random.integers(1, 7))) for _ in range(count)]
+    return [(word, word.upper()) for word in words]
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+    """A run that has learnt to write capitals, of three files."""
+    directory = tmp_path_factory.mktemp("pairs")
+    for seed, (split, count) in enumerate({"train": 600, "valid": 40, "test": 40}.items()):
+        lines = [f"{number}\t{text}\t{other}\n" for number, (text, other) in enumerate(pairs(count, seed))]
+        (directory / f"{split}.tsv").write_text("".join(lines))
+    told = {**SMALL, "data": str(directory), "columns": ("2", "3"), "steps": 250, "learning_rate": 1e-2}
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    run(*options("dates_attention", data_dir, workdir, **told))
+    return workdir
+
+
+def test_it_learns_and_what_it_writes_is_kept(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["test/exact_accuracy"] > 0.8
+    with (finished / "samples" / "test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40 and all(row["target"] == row["source"].upper() for row in rows)
+    right = sum(row["hypothesis"] == row["target"] for row in rows)
+    assert result["test/exact_accuracy"] == pytest.approx(right / 40)
+
+
+def test_the_state_with_most_exact_texts_is_taken(finished):
+    saved = SavedRun(finished)
+    history = {r["step"]: r["validation/exact_accuracy"] for r in saved.history() if "validation/loss" in r}
+    assert int(saved.state.step) == max(history, key=history.get)
+    assert (finished / "plots" / "cross_attention.png").exists()
+
+
+def test_directory_alone_is_enough_to_evaluate_and_to_write(finished, capsys):
+    result = json.loads((finished / "result.json").read_text())
+    code, out, err = call(capsys, "evaluate", finished)
+    assert (code, err) == (0, "")
+    assert f"test/exact_accuracy {100 * result['test/exact_accuracy']:.2f} %" in out
+    code, out, _ = call(capsys, "predict", finished, "abcab", "c")
+    assert (code, out) == (0, "ABCAB\nC\n")
+
+
+def test_long_pairs_are_left_out_of_training_alone_and_counted(data_dir, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").write_text(
+        "".join(f"{a}\t{b}\n" for a, b in [*pairs(60, 0), ("a" * 50, "A")])
+    )
+    told = {
+        **SMALL,
+        "data": str(tmp_path / "data"),
+        "steps": 2,
+        "sequence_length": 8,
+        "target_length": 8,
+    }
+    run(*options("dates_attention", data_dir, tmp_path / "run", **told))
+    out = capsys.readouterr().out
+    assert "pairs are left out, lengths in tokens:" in out and "1 more than 7 to read" in out
