@@ -60,7 +60,7 @@ class BatchOrder:
     @property
     def mean_batch_size(self) -> float:
         """Examples a step."""
-        return self.batch_size
+        return float(self.batch_size)
 
     def __call__(self, step: int) -> tuple[Rows, Weights]:
         """Gives the batch of a step, counted from 0: indices into the set, and weights, 0 for padding."""

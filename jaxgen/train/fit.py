@@ -209,7 +209,7 @@ def _settings(
 def _tokens_per_step(train: Source, order: Order) -> float:
     """Gives the tokens of a step where there are any; of pairs in buckets those that are no padding."""
     if train.text is None:
-        return 0
+        return 0.0
     if train.buckets is not None:
         return float(train.buckets.lengths.sum()) / order.steps_per_epoch
     return order.mean_batch_size * train.text.sequence_length
