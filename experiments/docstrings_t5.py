@@ -83,9 +83,7 @@ def fine_tune_afterwards(config: Config, directory: RunDirectory) -> None:
     """Fine-tunes the run to write texts for texts, into a directory beside it, and says what simple rules reach."""
     if config.fine_tune is None:
         return
-    told = FineTuneConfig(
-        data=config.fine_tune, head="text", truncate=True, sequence_length=128, learning_rate=1e-3
-    )
+    told = FineTuneConfig(data=config.fine_tune, head="text", truncate=True, sequence_length=128)
     fine_tune(
         directory.path, replace(told, data_dir=config.data_dir, encoding=config.encoding, seed=config.seed)
     )
