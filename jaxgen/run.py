@@ -224,9 +224,11 @@ class _Epilogue(Hook):
 
     def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
         """Says where the run is kept, and how much text there is."""
+        from jaxgen.text_to_text import of_pairs
+
         _say(f"run directory: {self._directory.path}")
         train = self._splits["train"]
-        if "labels" in train[0]:
+        if of_pairs(train):
             sizes = [f"{len(source):,} for {name}" for name, source in self._splits.items()]
             shapes = f"; batches of {len(train.buckets.in_use)} shapes, {train.buckets.padding:.1%} padding"
             _say(f"{shown(train.name)}: pairs {', '.join(sizes)}{shapes if train.buckets else ''}")

@@ -11,7 +11,7 @@ from jaxgen.files import write_text
 from jaxgen.generate.sampling import Sampler
 from jaxgen.run_directory import RunDirectory
 from jaxgen.tasks import MaskedLanguageModelling
-from jaxgen.text_to_text import shown_pairs
+from jaxgen.text_to_text import of_pairs, shown_pairs
 from jaxgen.train.state import TrainState
 from jaxgen.writing import Writer
 
@@ -34,7 +34,7 @@ def write_sample(directory: RunDirectory, task: Any, state: TrainState, source: 
         writer = Writer(task, state, source.text.tokenizer)
         headline = "it writes:"
         (text,) = writer.write([""], sampler=Sampler.of(temperature=0.8))
-    elif "labels" in source[0]:
+    elif of_pairs(source):
         return "it writes:\n" + shown_pairs(directory.samples / f"{source.split}.csv", _PASSAGES)
     else:
         return ""

@@ -118,6 +118,11 @@ def write_rows(
     return texts
 
 
+def of_pairs(source: Source) -> bool:
+    """Tells whether a split has texts to write for those that are read."""
+    return isinstance(source.text, SequenceFormat) and "labels" in source[0]
+
+
 def score_split(
     directory: RunDirectory, task: Any, state: TrainState, source: Source, stem: str
 ) -> dict[str, float]:
@@ -133,7 +138,7 @@ def score_split(
     Raises:
         JaxgenError: where the file can't be written.
     """
-    if not (isinstance(source.text, SequenceFormat) and "labels" in source[0]):
+    if not of_pairs(source):
         return {}
     tokenizer, examples = source.text.tokenizer, source.gather(np.arange(len(source)))
     around = {*source.text.first, *source.text.last}
@@ -169,7 +174,7 @@ def judge_of(
     Returns:
         None where no texts are written, and where several processes train.
     """
-    if "labels" not in validation[0] or jax.process_count() > 1:
+    if not of_pairs(validation) or jax.process_count() > 1:
         return None
 
     def score(state: TrainState, source: Source) -> dict[str, float]:
