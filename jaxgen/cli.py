@@ -77,6 +77,7 @@ def evaluate(
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     from jaxgen.saved_run import SavedRun
+    from jaxgen.text_scores import signature
     from jaxgen.text_to_text import score_split
     from jaxgen.train.hooks import format_figures
 
@@ -93,6 +94,8 @@ def evaluate(
             written.append(saved.directory.samples / f"{stem}.csv")
     print(f"{saved.config.get('experiment') or run}, step {int(saved.state.step)}")
     print("  ".join(format_figures(figures)))
+    if written and saved.task.scored_by == "bleu":
+        print("\n".join(f"{name}: {told}" for name, told in signature().items()))
     for path in written:
         print(path)
 
