@@ -22,7 +22,6 @@ from jaxgen.experiment import Experiment, TrainConfig, command_line, optimizer_c
 from jaxgen.memory import keep_freed_memory
 from jaxgen.pairs_config import PairsConfig
 from jaxgen.run_directory import RunDirectory
-from jaxgen.splits import load_splits
 from jaxgen.text_config import TextConfig
 from jaxgen.train.hooks import Hook, format_figures, say
 
@@ -113,6 +112,7 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     import jax
 
     from jaxgen import parallel
+    from jaxgen.splits import load_splits  # reads sets by tfds, which takes a second to import
 
     parallel.initialize()
     if experiment.split_host and not jax.distributed.is_initialized():

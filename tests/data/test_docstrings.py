@@ -155,7 +155,7 @@ def test_tables_of_another_kind_are_refused(data_dir, tmp_path):
         ):
             tables.read_split("pydocs", split, ("a", "b"), data_dir=data_dir)
         with pytest.raises(
-            UsageError, match="docstring_packages holds no pairs of texts: take docstrings, or"
+            UsageError, match="docstring_packages holds no pairs of texts: take docstrings, copying, dates, "
         ):
             tables.read_split("docstring_packages", split, (), data_dir=data_dir)
 
