@@ -71,7 +71,7 @@ _BEST = {
     "positions": "rotary",
     "dropout": 0.15,
     "batch_size": 24,
-    "steps": 5000,
+    "steps": 2500,
 }
 
 
