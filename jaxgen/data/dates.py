@@ -1,13 +1,11 @@
 """Dates as people write them in ten languages, and as ISO 8601 has them, made on the spot with Babel."""
 
 import datetime
-from typing import Any
 
 import numpy as np
 
 from jaxgen.data.sequences import Row
-from jaxgen.data.stored_rows import MadePairs, version_of_package
-from jaxgen.errors import JaxgenError
+from jaxgen.data.stored_rows import MadePairs, import_extra, version_of_package
 
 LANGUAGES = ("de", "en_GB", "en_US", "es", "fr", "it", "nl", "pl", "pt", "sv")
 """Babel's names of them."""
@@ -42,7 +40,7 @@ def make_dates(sizes: dict[str, int]) -> dict[str, list[Row]]:
     Raises:
         JaxgenError: where Babel isn't installed.
     """
-    written = _babel()
+    written = import_extra("babel.dates", "the dates are written by Babel")
     random = np.random.Generator(np.random.Philox(0))
     days = iter(random.permutation((_LAST - _FIRST).days + 1).tolist())
     splits: dict[str, list[Row]] = {}
@@ -58,13 +56,3 @@ def make_dates(sizes: dict[str, int]) -> dict[str, list[Row]]:
                 Row(" ".join(text.split()), day.isoformat(), f"{LANGUAGES[language]} {_FORMATS[form]}")
             )
     return splits
-
-
-def _babel() -> Any:
-    try:
-        import babel.dates
-    except ImportError as error:
-        raise JaxgenError(
-            "the dates are written by Babel, which is missing: pip install 'jaxgen[text]'"
-        ) from error
-    return babel.dates

@@ -1,12 +1,9 @@
 """Numbers in words of nine languages, and in digits, made on the spot with num2words."""
 
-from typing import Any
-
 import numpy as np
 
 from jaxgen.data.sequences import Row
-from jaxgen.data.stored_rows import MadePairs, version_of_package
-from jaxgen.errors import JaxgenError
+from jaxgen.data.stored_rows import MadePairs, import_extra, version_of_package
 
 LANGUAGES = ("de", "en", "es", "fr", "it", "nl", "pl", "pt", "sv")
 """The names that num2words has for them."""
@@ -38,7 +35,7 @@ def make_numbers(sizes: dict[str, int]) -> dict[str, list[Row]]:
     Raises:
         JaxgenError: where num2words isn't installed.
     """
-    written = _num2words()
+    written = import_extra("num2words", "numbers are written by num2words").num2words
     random = np.random.Generator(np.random.Philox(0))
     count = sum(sizes.values())
     drawn = random.integers(0, 10 ** random.integers(1, _DIGITS + 1, 4 * count))
@@ -53,13 +50,3 @@ def make_numbers(sizes: dict[str, int]) -> dict[str, list[Row]]:
             for language, number in zip(languages, numbers, strict=False)
         ]
     return splits
-
-
-def _num2words() -> Any:
-    try:
-        from num2words import num2words
-    except ImportError as error:
-        raise JaxgenError(
-            "numbers are written by num2words, which is missing: pip install 'jaxgen[text]'"
-        ) from error
-    return num2words

@@ -1,6 +1,7 @@
 """Tables of texts that are prepared as tfds sets, and pairs of texts that are made on the spot."""
 
 import abc
+import importlib
 import re
 from collections.abc import Iterator, Sequence
 from importlib import metadata
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 from jaxgen.data import builders
 from jaxgen.data.sequences import Row, Table
 from jaxgen.data.sources import Records
+from jaxgen.errors import JaxgenError
 
 _FIELDS = ("source", "target", "name")
 
@@ -47,6 +49,22 @@ def version_of_package(name: str) -> tfds.core.Version:
     except metadata.PackageNotFoundError:
         numbers = []
     return tfds.core.Version(".".join([*numbers, "0", "0", "0"][:3]))
+
+
+def import_extra(module: str, told: str) -> Any:
+    """Imports a module that a set is made with, of the extra `text`.
+
+    Args:
+        module: its name.
+        told: what it is for, to be told where it is missing.
+
+    Raises:
+        JaxgenError: where it isn't installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise JaxgenError(f"{told}, which is missing: pip install 'jaxgen[text]'") from error
 
 
 def read_pairs(name: str, data_dir: Path | str | None = None) -> Table:
