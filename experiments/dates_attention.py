@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxgen.data import Source
-from jaxgen.data.tokenizers import digest
 from jaxgen.experiment import Experiment
 from jaxgen.models import RecurrentEncoderDecoder
-from jaxgen.pairs_config import PairsConfig
+from jaxgen.pairs_config import RecurrentPairsConfig
 from jaxgen.run import main
 from jaxgen.tasks import SequenceToSequence
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(PairsConfig):
+class Config(RecurrentPairsConfig):
     """A recurrent encoder-decoder from dates to dates."""
 
     vocabulary_size: int = 260
@@ -48,33 +47,14 @@ class Config(PairsConfig):
     """Part of the embeddings, and of the outputs of layers, that is dropped in training."""
     embedding_size: int = 64
     """Of each token's vector."""
-    cell: Literal["elman", "gru", "lstm"] = "lstm"
-    """What carries the state from token to token."""
     hidden_size: int = 128
     """Units of the decoder's layers, and of the encoder's in each direction."""
-    attention: Literal["additive", "dot", "none"] = "additive"
-    """How it is told where to look: Bahdanau's score, Luong's, or not at all."""
 
 
 def make_task(config: Config, train: Source) -> SequenceToSequence:
     """Makes the task for dates: their tokens."""
-    tokenizer = train.text.tokenizer
-    model = RecurrentEncoderDecoder(
-        vocabulary_size=train.num_classes,
-        embedding_size=config.embedding_size,
-        hidden_size=config.hidden_size,
-        cell=config.cell,
-        num_layers=config.num_layers,
-        attention_kind=config.attention,
-        dropout=config.dropout,
-    )
-    return SequenceToSequence(
-        model,
-        start_token=tokenizer.special_id("pad"),
-        label_smoothing=config.label_smoothing,
-        tokenizer=digest(tokenizer),
-        scored_by=config.scored_by,
-    )
+    model = RecurrentEncoderDecoder(**config.vocabulary_sizes(train), **config.recurrent())
+    return SequenceToSequence(model, **config.told(train))
 
 
 EXPERIMENT = Experiment(

@@ -1,10 +1,12 @@
 """The options of experiments with pairs of texts, of which the first is read and the second is written."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxgen.data.filters import PairLimits
+from jaxgen.data.sources import Source
 from jaxgen.data.subwords import SpecialTokens
+from jaxgen.data.tokenizers import digest
 from jaxgen.experiment import TrainConfig
 
 
@@ -26,11 +28,15 @@ class PairsConfig(TrainConfig):
     """What a token is: a piece of words, by byte-pair encoding or the unigram model."""
     vocabulary_size: int = 4000
     """Tokens at most, of both texts; with 260 a token is about a byte."""
+    vocabularies: Literal["joint", "separate"] = "joint"
+    """Whether the texts to read and to write have one vocabulary, made of both, or one each, of this size."""
     sequence_length: int | None = None
-    """Tokens of a text to read, at most: longer ones aren't trained on, others are cut off. By default the longest
-    one's."""
+    """Tokens of a text to read, at most: longer ones aren't trained on, and cut off where they are evaluated. By
+    default the longest one's."""
     target_length: int | None = None
     """The same of a text to write."""
+    cut_off: bool = False
+    """Train on longer texts to read as well, cut off at their end."""
     most_ratio: float | None = None
     """Pairs to train on have at most this ratio of the longer text's tokens to the shorter one's."""
     batch_tokens: int = 4000
@@ -55,4 +61,47 @@ class PairsConfig(TrainConfig):
         most_read, most_written = (
             None if length is None else length - 1 for length in (self.sequence_length, self.target_length)
         )
-        return PairLimits(most_read=most_read, most_written=most_written, most_ratio=self.most_ratio)
+        return PairLimits(
+            most_read=None if self.cut_off else most_read,
+            most_written=most_written,
+            most_ratio=self.most_ratio,
+        )
+
+    def vocabulary_sizes(self, train: Source) -> dict[str, Any]:
+        """Gives the fields of models that tell how many tokens there are."""
+        given = train.text
+        separate = given.target_tokenizer is not None
+        return {
+            "vocabulary_size": train.num_classes,
+            "source_vocabulary_size": len(given.tokenizer.vocabulary) if separate else None,
+        }
+
+    def told(self, train: Source) -> dict[str, Any]:
+        """Gives the fields of a `SequenceToSequence` but for its model."""
+        given = train.text
+        return {
+            "start_token": given.writing_tokenizer.special_id("pad"),
+            "label_smoothing": self.label_smoothing,
+            "tokenizer": digest(given.tokenizer),
+            "target_tokenizer": digest(given.target_tokenizer) if given.target_tokenizer else "",
+            "scored_by": self.scored_by,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecurrentPairsConfig(PairsConfig):
+    """The options of recurrent ones."""
+
+    cell: Literal["elman", "gru", "lstm"] = "lstm"
+    """What carries the state from token to token."""
+    hidden_size: int = 256
+    """Units of the decoder's layers, and of the encoder's in each direction."""
+    attention: Literal["additive", "dot", "none"] = "additive"
+    """How it is told where to look: Bahdanau's score, Luong's, or not at all."""
+    input_feeding: bool = True
+    """Feed what attention found to the next step, as Luong does; without it is faster."""
+
+    def recurrent(self) -> dict[str, Any]:
+        """Gives the fields of a `RecurrentEncoderDecoder` but for its vocabularies."""
+        names = ("embedding_size", "hidden_size", "cell", "num_layers", "input_feeding", "dropout")
+        return {**{name: getattr(self, name) for name in names}, "attention_kind": self.attention}

@@ -7,7 +7,7 @@ from typing import Any
 from jaxgen.data import folder, streams, tables, text
 from jaxgen.data.examples import evaluation_source, training_source
 from jaxgen.data.filters import filter_pairs
-from jaxgen.data.sequences import SequenceFormat
+from jaxgen.data.sequences import EncodedRow, SequenceFormat, Table
 from jaxgen.data.sources import Source, load
 from jaxgen.data.subwords import Subwords
 from jaxgen.errors import UsageError
@@ -17,6 +17,7 @@ from jaxgen.text_config import TextConfig
 from jaxgen.train.hooks import say
 
 _SPLITS = ("train", "validation", "test")
+_TRIED = 200  # pairs of a split in a trial run, which writes for all that it holds out
 
 
 def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | None) -> dict[str, Source]:
@@ -103,26 +104,52 @@ def _load_pairs(config: PairsConfig, data_dir: Path | None) -> dict[str, Source]
     table = tables.read(
         config.data, labelled=False, data_dir=data_dir, encoding=config.encoding, columns=config.columns
     )
-    table = replace(table, splits={name: table.splits[name] for name in _SPLITS if name in table.splits})
-    tokenizer = Subwords.train(table.texts(), config.vocabulary_size, config.tokenizer, config.special)
+    most = _TRIED if config.smoke else None
+    splits = {name: table.splits[name][:most] for name in _SPLITS if name in table.splits}
+    table = replace(table, splits=splits)
+    tokenizer, target_tokenizer = _make_tokenizers(config, table)
+    encoded = {split: table.encoded(split, tokenizer, target_tokenizer) for split in table.splits}
+    read, written = (
+        {
+            getattr(row, name): getattr(tokens, name)
+            for split, rows in table.splits.items()
+            for row, tokens in zip(rows, encoded[split], strict=True)
+        }
+        for name in ("text", "other")
+    )
     table, left_out = filter_pairs(
-        table, config.limits(), count=lambda text: len(tokenizer.encode(text)), unit="tokens"
+        table,
+        config.limits(),
+        count=lambda text: len(read[text]),
+        count_written=lambda text: len(written[text]),
+        unit="tokens",
     )
     for line in left_out.lines():
         say(line)
-    encoded = {split: table.encoded(split, tokenizer) for split in table.splits}
-    rows = [row for of_split in encoded.values() for row in of_split]
-    longest = [1 + max(len(getattr(row, name)) for row in rows) for name in ("text", "other")]
+    encoded["train"] = [EncodedRow(read[row.text], written[row.other]) for row in table.splits["train"]]
+    longest = [1 + max(map(len, texts.values())) for texts in (read, written)]
     given = SequenceFormat.of(
         tokenizer,
         config.sequence_length or longest[0],
         target_length=config.target_length or longest[1],
+        target_tokenizer=target_tokenizer,
         truncate=True,
         encoding=config.encoding,
         columns=config.columns,
     )
     given = table.bucketed(given, config.batch_tokens, config.most_buckets, encoded["train"])
     return table.sources(given, encoded)
+
+
+def _make_tokenizers(config: PairsConfig, table: Table) -> tuple[Subwords, Subwords | None]:
+    """Makes the tokenizer of texts to read, and that of texts to write where it is another one."""
+
+    def make(texts: list[str]) -> Subwords:
+        return Subwords.train(texts, config.vocabulary_size, config.tokenizer, config.special)
+
+    if config.vocabularies == "joint":
+        return make(table.texts()), None
+    return make(table.texts_to_read()), make(table.texts_to_write())
 
 
 def _splits(config: TrainConfig) -> dict[str, str]:

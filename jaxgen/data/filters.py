@@ -88,7 +88,7 @@ class FilterReport:
             if reasons:
                 yield (
                     f"{split}: {sum(reasons.values()):,} of {self.rows[split]:,} pairs are such as training leaves "
-                    f"out, and are kept: {_told(reasons)}"
+                    f"out; they are evaluated, cut off where they are too long: {_told(reasons)}"
                 )
 
 

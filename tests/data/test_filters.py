@@ -54,8 +54,10 @@ def test_what_is_left_out_is_told_by_its_reason():
     assert list(report.lines()) == [
         "train: 7 of 9 pairs are left out, lengths in words: 1 shorter than 2, 1 more than 5 to read, 1 more than 5 to "
         "write, 1 lengths in a ratio above 2, 1 that came before, 1 that stand in test, 1 that stand in validation",
-        "validation: 1 of 2 pairs are such as training leaves out, and are kept: 1 more than 5 to read",
-        "test: 1 of 3 pairs are such as training leaves out, and are kept: 1 shorter than 2",
+        "validation: 1 of 2 pairs are such as training leaves out; they are evaluated, cut off where they are too "
+        "long: 1 more than 5 to read",
+        "test: 1 of 3 pairs are such as training leaves out; they are evaluated, cut off where they are too long: "
+        "1 shorter than 2",
     ]
 
 
