@@ -22,6 +22,7 @@ _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
 _COMMANDS = (
+    "average-checkpoints",
     "compare",
     "data",
     "embed",
@@ -76,6 +77,7 @@ def evaluate(
         truncate: cut texts of such a table off that are longer than those that the run was trained on may be.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
+    from jaxgen.averaging import title
     from jaxgen.saved_run import SavedRun
     from jaxgen.text_scores import signature
     from jaxgen.text_to_text import score_split
@@ -92,7 +94,7 @@ def evaluate(
         if scores := score_split(saved.directory, saved.task, saved.state, source, stem):
             figures |= {f"{name}/{score}": value for score, value in scores.items()}
             written.append(saved.directory.samples / f"{stem}.csv")
-    print(f"{saved.config.get('experiment') or run}, step {int(saved.state.step)}")
+    print(f"{saved.config.get('experiment') or run}, {title(saved.config, int(saved.state.step))}")
     print("  ".join(format_figures(figures)))
     if written and saved.task.scored_by == "bleu":
         print("\n".join(f"{name}: {told}" for name, told in signature().items()))
@@ -274,6 +276,9 @@ def compare(
 ) -> None:
     """Compare runs: a table of their options and figures, and one plot of their curves.
 
+    Of what runs wrote for the same pairs of texts there is a test whether one is better than the first by more than
+    chance, and a plot by length.
+
     Args:
         runs: the run directories.
         output: where the plot goes, a PNG; by default comparison.png beside the first run.
@@ -289,9 +294,31 @@ def compare(
     if output.suffix != ".png" or output.is_dir():
         raise UsageError(f"the plot is a PNG: --output {suggested(output, 'comparison.png')}")
     comparison = compare_runs(list(dict.fromkeys(runs)))
-    Console().print(comparison.table())
-    (path,) = plots.save({output.stem: comparison.figure()}, output.parent)
-    print(f"plot: {path}")
+    console = Console()
+    console.print(comparison.table())
+    if (tests := comparison.tests()) is not None:
+        console.print(tests)
+    for note in comparison.notes:
+        print(note)
+    for path in plots.save(comparison.drawn(output.stem), output.parent):
+        print(f"plot: {path}")
+
+
+@_app.command(name="average-checkpoints")
+def average_checkpoints(
+    run: _Run, last: int = 5, output: Path | None = None, data_dir: Path | None = None
+) -> None:
+    """Average the parameters of a run's last checkpoints: a new run directory, with its figures beside the run's.
+
+    Args:
+        run: the run directory, which stays as it is.
+        last: how many checkpoints; the run has as many as its --keep told, and the best one.
+        output: the new run directory; by default RUN-average.
+        data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
+    """
+    from jaxgen.averaging import print_average
+
+    print_average(run, last, output, data_dir)
 
 
 @_app.command(name="import")
