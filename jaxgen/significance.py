@@ -7,6 +7,7 @@ difference is above its mean by more than the difference on the split itself.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -71,13 +72,14 @@ def of_means(scores: Mapping[str, Scores]) -> dict[str, Standing]:
     """
     from sacrebleu.significance import estimate_ci
 
-    first, *_ = scores.values()
+    of_each = {run: np.asarray(values) for run, values in scores.items()}
+    first, *_ = of_each.values()
     drawn = np.random.default_rng(_SEED).choice(len(first), size=(RESAMPLES, len(first)))
     resampled_first = first[drawn].mean(axis=1)
     found = {}
-    for number, (run, own) in enumerate(scores.items()):
+    for number, (run, own) in enumerate(of_each.items()):
         resampled = own[drawn].mean(axis=1)
-        mean, half = estimate_ci(resampled)
+        mean, half = map(float, estimate_ci(resampled))
         score, difference = float(own.mean()), float(own.mean() - first.mean())
         distances = np.abs(resampled - resampled_first)
         further = int((distances - distances.mean() > abs(difference)).sum())
@@ -92,7 +94,8 @@ def _of_corpora(
     from sacrebleu.significance import PairedTest
 
     metrics = corpus_metrics()
-    systems = [(run, list(texts)) for run, texts in hypotheses.items()]
+    systems: list[tuple[str, Sequence[str]]] = [(run, list(texts)) for run, texts in hypotheses.items()]
+    results: dict[str, Any]
     _, results = PairedTest(systems, metrics, [list(targets)], test_type="bs", n_samples=RESAMPLES)()
     del results["System"]
     found: dict[str, dict[str, Standing]] = {}
