@@ -75,10 +75,10 @@ def mean_of(states: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
             types[name] = leaf.dtype
             fraction = jnp.issubdtype(leaf.dtype, jnp.floating)
             sums[name] = leaf.astype(np.float64) + sums.get(name, 0.0) if fraction else leaf
-    return {
-        name: (total / count).astype(types[name]) if jnp.issubdtype(types[name], jnp.floating) else total
-        for name, total in sums.items()
-    }
+    for name, dtype in types.items():
+        if jnp.issubdtype(dtype, jnp.floating):
+            sums[name] = np.asarray(sums[name] / count, dtype)
+    return sums
 
 
 def title(config: Mapping[str, Any], step: int) -> str:
