@@ -296,8 +296,8 @@ def compare(
     comparison = compare_runs(list(dict.fromkeys(runs)))
     console = Console()
     console.print(comparison.table())
-    if (tests := comparison.tests()) is not None:
-        console.print(tests)
+    for table in comparison.tests():
+        console.print(table)
     for note in comparison.notes:
         print(note)
     for path in plots.save(comparison.drawn(output.stem), output.parent):

@@ -67,45 +67,32 @@ class Comparison:
             table.add_row(Text(name), *(Text(found.get(key, "-")) for found, key in row))
         return table
 
-    def tests(self) -> "Table | None":
-        """Sets beside each other how well the runs write, and whether it is by chance: by the paired bootstrap.
-
-        Returns:
-            None where no two runs wrote for the same pairs.
-        """
-        if not self.written:
-            return None
+    def tests(self) -> "list[Table]":
+        """Sets beside each other how well the runs write, a table a split, with the paired bootstrap's p-values."""
         from rich.table import Table
         from rich.text import Text
 
         from jaxgen.quality_plots import TITLES
         from jaxgen.significance import RESAMPLES, paired_bootstrap
 
-        table = Table(
-            "split",
-            "score",
-            "run",
-            "",
-            "95 % interval",
-            "difference to the first",
-            "p",
-            title=f"paired bootstrap (Koehn 2004), {RESAMPLES:,} resamples",
-        )
+        tables = []
         for split, runs in self.written.items():
-            targets = next(iter(runs.values())).targets
-            found = paired_bootstrap(
-                {run: of.hypotheses for run, of in runs.items()}, targets, self.scored_by
+            first, *_ = runs
+            hypotheses = {run: pairs.hypotheses for run, pairs in runs.items()}
+            found = paired_bootstrap(hypotheses, runs[first].targets, self.scored_by)
+            table = Table(
+                title=f"{split}, {len(runs[first].targets):,} pairs; differences to {first}, p of the paired bootstrap "
+                f"(Koehn 2004), {RESAMPLES:,} resamples"
             )
+            table.add_column("run", overflow="fold")
+            for column in ("score", "", "95 % interval", "difference", "p"):
+                table.add_column(column, no_wrap=True)
             for name, standings in found.items():
                 for run, standing in standings.items():
-                    place = (f"{split}, {len(targets):,} pairs", TITLES[name])
-                    first = standing.p_value is None
-                    table.add_row(
-                        *(Text(text) for text in (*(place if first else ("", "")), run)),
-                        *_cells(name, standing),
-                    )
-            table.add_section()
-        return table
+                    table.add_row(Text(run), TITLES[name], *_cells(name, standing))
+                table.add_section()
+            tables.append(table)
+        return tables
 
     def drawn(self, name: str) -> "dict[str, Figure]":
         """Draws the curves, and how well runs write by length: figures by file, `name` and `name`-by-length."""

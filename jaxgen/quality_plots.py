@@ -97,6 +97,7 @@ def quality_by_length(written: Mapping[str, WrittenPairs], scored_by: str, split
             marker=MARKERS[number // len(COLOURS) % len(MARKERS)],
             markersize=4,
             linewidth=1.6,
+            clip_on=False,
             label=run,
         )
     if centres[-1] > 5 * np.median(centres) and bins[0].shortest > 0:
@@ -155,7 +156,9 @@ def _finish(axes: Axes, below: Axes, unit: str) -> None:
     below.grid(visible=False)
     below.spines["left"].set_visible(False)
     axes.tick_params(axis="x", labelbottom=False)
-    axes.set_ylim(bottom=0)
+    lowest, highest = axes.dataLim.intervaly
+    if lowest < highest / 2:
+        axes.set_ylim(bottom=0)
     if axes.get_xscale() == "log":
         below.xaxis.set_minor_formatter(NullFormatter())
     else:

@@ -78,5 +78,5 @@ def test_compare_tests_each_run_against_the_first_and_draws_by_length(tmp_path, 
 
 def test_runs_that_wrote_nothing_are_told_of_and_others_compared_as_ever(tmp_path):
     comparison = compare_runs([make_run(tmp_path / name, {}) for name in "ab"])
-    assert comparison.tests() is None and list(comparison.drawn("comparison")) == ["comparison"]
+    assert comparison.tests() == [] and list(comparison.drawn("comparison")) == ["comparison"]
     assert comparison.notes == ["none of a, b has texts in samples/ to compare: jaxgen evaluate writes them"]
