@@ -108,7 +108,9 @@ def quality_by_length(written: Mapping[str, WrittenPairs], scored_by: str, split
     if name.endswith("accuracy"):
         axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     if len(written) > 1:
-        figure.legend(loc="outside lower center", ncols=2 if max(map(len, written)) < 34 else 1)
+        # About 13 characters an inch, the sample of a line included.
+        columns = int(13 * figure.get_figwidth() / (max(map(len, written)) + 6))
+        figure.legend(loc="outside lower center", ncols=max(1, min(columns, len(written))))
     return figure
 
 
@@ -162,5 +164,5 @@ def _finish(axes: Axes, below: Axes, unit: str) -> None:
     if axes.get_xscale() == "log":
         below.xaxis.set_minor_formatter(NullFormatter())
     else:
-        below.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        below.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     below.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
