@@ -45,8 +45,6 @@ class PairsConfig(TrainConfig):
     """Shapes of batches, at most: more of them have less padding, and take longer to compile."""
     epochs: int = 10
     """Length of the run, in passes over the pairs to train on."""
-    keep: int = 5
-    """How many of the last checkpoints to keep, of which `jaxgen average-checkpoints` takes the mean."""
     scored_by: Literal["bleu", "rouge", "exact"] = "bleu"
     """What the texts that are written are scored by, and so which state is the best."""
     label_smoothing: float = 0.1
