@@ -160,8 +160,7 @@ def _print_beside(figures: Mapping[str, Any], before: Mapping[str, Any] | None, 
     before = before or {}
     own = f"step {before['evaluated_step']}" if "evaluated_step" in before else "the run"
     table = Table("", own, f"mean of {count}")
-    for name, value in figures.items():
-        table.add_row(
-            name, format_value(name, before[name]) if name in before else "-", format_value(name, value)
-        )
+    for name in dict.fromkeys([*(name for name in before if name in figures), *figures]):
+        own = format_value(name, before[name]) if name in before else "-"
+        table.add_row(name, own, format_value(name, figures[name]))
     Console().print(table)

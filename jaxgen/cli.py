@@ -13,7 +13,6 @@ from tyro.extras import SubcommandApp
 
 from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 from jaxgen.experiment import Experiment
-from jaxgen.files import suggested
 from jaxgen.fine_tune_config import FineTuneConfig
 from jaxgen.run import guard
 
@@ -283,25 +282,9 @@ def compare(
         runs: the run directories.
         output: where the plot goes, a PNG; by default comparison.png beside the first run.
     """
-    from rich.console import Console
+    from jaxgen.compare import print_comparison
 
-    from jaxgen import plots
-    from jaxgen.compare import compare_runs
-
-    if len({run.resolve() for run in runs}) < 2:
-        raise UsageError("give two runs or more to compare")
-    output = runs[0].parent / "comparison.png" if output is None else output
-    if output.suffix != ".png" or output.is_dir():
-        raise UsageError(f"the plot is a PNG: --output {suggested(output, 'comparison.png')}")
-    comparison = compare_runs(list(dict.fromkeys(runs)))
-    console = Console()
-    console.print(comparison.table())
-    for table in comparison.tests():
-        console.print(table)
-    for note in comparison.notes:
-        print(note)
-    for path in plots.save(comparison.drawn(output.stem), output.parent):
-        print(f"plot: {path}")
+    print_comparison(runs, output)
 
 
 @_app.command(name="average-checkpoints")

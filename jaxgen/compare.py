@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxgen.config import completed
-from jaxgen.errors import JaxgenError
-from jaxgen.files import read_lines
+from jaxgen.errors import JaxgenError, UsageError
+from jaxgen.files import read_lines, suggested
 from jaxgen.run_directory import RunDirectory
-from jaxgen.train.hooks import format_value
+from jaxgen.train.hooks import format_value, say
 from jaxgen.written_pairs import WrittenPairs, comparable, read_written, scored_by
 
 if TYPE_CHECKING:
@@ -137,6 +137,35 @@ def compare_runs(paths: Iterable[Path]) -> Comparison:
     }
     texts = _written(dict(zip(names, zip(directories, configs, strict=True), strict=True)))
     return Comparison(options, figures, histories, *texts)
+
+
+def print_comparison(runs: Sequence[Path], output: Path | None = None) -> None:
+    """Prints what runs have in common and what not, and draws it.
+
+    Args:
+        runs: their directories, two or more.
+        output: the PNG of the curves; by default comparison.png beside the first run.
+
+    Raises:
+        JaxgenError: as `compare_runs` does, for fewer runs, and for an output that is no PNG or can't be written.
+    """
+    from rich.console import Console
+
+    from jaxgen import plots
+
+    if len({run.resolve() for run in runs}) < 2:
+        raise UsageError("give two runs or more to compare")
+    output = runs[0].parent / "comparison.png" if output is None else output
+    if output.suffix != ".png" or output.is_dir():
+        raise UsageError(f"the plot is a PNG: --output {suggested(output, 'comparison.png')}")
+    comparison = compare_runs(list(dict.fromkeys(runs)))
+    console = Console()
+    for table in (comparison.table(), *comparison.tests()):
+        console.print(table)
+    for note in comparison.notes:
+        say(note)
+    for path in plots.save(comparison.drawn(output.stem), output.parent):
+        say(f"plot: {path}")
 
 
 def _written(
