@@ -95,9 +95,9 @@ def _of_corpora(
 
     metrics = corpus_metrics()
     systems: list[tuple[str, Sequence[str]]] = [(run, list(texts)) for run, texts in hypotheses.items()]
-    results: dict[str, Any]
-    _, results = PairedTest(systems, metrics, [list(targets)], test_type="bs", n_samples=RESAMPLES)()
-    del results["System"]
+    test: Any = PairedTest(systems, metrics, [list(targets)], test_type="bs", n_samples=RESAMPLES)
+    _, results = test()
+    del results["System"]  # their names; the rest is by the metrics' own names, in their order
     found: dict[str, dict[str, Standing]] = {}
     for name, of_runs in zip(metrics, results.values(), strict=True):
         found[name] = {}
