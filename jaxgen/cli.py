@@ -13,7 +13,6 @@ from tyro.extras import SubcommandApp
 
 from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 from jaxgen.experiment import Experiment
-from jaxgen.files import suggested
 from jaxgen.fine_tune_config import FineTuneConfig
 from jaxgen.run import guard
 
@@ -22,6 +21,7 @@ _data = SubcommandApp()
 _app.command(_data, name="data", help="Prepare data sets.")
 
 _COMMANDS = (
+    "average-checkpoints",
     "compare",
     "data",
     "embed",
@@ -76,6 +76,7 @@ def evaluate(
         truncate: cut texts of such a table off that are longer than those that the run was trained on may be.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
+    from jaxgen.averaging import title
     from jaxgen.saved_run import SavedRun
     from jaxgen.text_scores import signature
     from jaxgen.text_to_text import score_split
@@ -92,7 +93,7 @@ def evaluate(
         if scores := score_split(saved.directory, saved.task, saved.state, source, stem):
             figures |= {f"{name}/{score}": value for score, value in scores.items()}
             written.append(saved.directory.samples / f"{stem}.csv")
-    print(f"{saved.config.get('experiment') or run}, step {int(saved.state.step)}")
+    print(f"{saved.config.get('experiment') or run}, {title(saved.config, int(saved.state.step))}")
     print("  ".join(format_figures(figures)))
     if written and saved.task.scored_by == "bleu":
         print("\n".join(f"{name}: {told}" for name, told in signature().items()))
@@ -274,24 +275,33 @@ def compare(
 ) -> None:
     """Compare runs: a table of their options and figures, and one plot of their curves.
 
+    Of what runs wrote for the same pairs of texts there is a test whether one is better than the first by more than
+    chance, and a plot by length.
+
     Args:
         runs: the run directories.
         output: where the plot goes, a PNG; by default comparison.png beside the first run.
     """
-    from rich.console import Console
+    from jaxgen.compare import print_comparison
 
-    from jaxgen import plots
-    from jaxgen.compare import compare_runs
+    print_comparison(runs, output)
 
-    if len({run.resolve() for run in runs}) < 2:
-        raise UsageError("give two runs or more to compare")
-    output = runs[0].parent / "comparison.png" if output is None else output
-    if output.suffix != ".png" or output.is_dir():
-        raise UsageError(f"the plot is a PNG: --output {suggested(output, 'comparison.png')}")
-    comparison = compare_runs(list(dict.fromkeys(runs)))
-    Console().print(comparison.table())
-    (path,) = plots.save({output.stem: comparison.figure()}, output.parent)
-    print(f"plot: {path}")
+
+@_app.command(name="average-checkpoints")
+def average_checkpoints(
+    run: _Run, last: int = 5, output: Path | None = None, data_dir: Path | None = None
+) -> None:
+    """Average the parameters of a run's last checkpoints: a new run directory, with its figures beside the run's.
+
+    Args:
+        run: the run directory, which stays as it is.
+        last: how many checkpoints; the run has as many as its --keep told, and the best one.
+        output: the new run directory; by default RUN-average.
+        data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
+    """
+    from jaxgen.averaging import print_average
+
+    print_average(run, last, output, data_dir)
 
 
 @_app.command(name="import")

@@ -55,7 +55,12 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
         JaxgenError: where it can't be written.
     """
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    usual, quoted = (
+        csv.writer(text, lineterminator="\n", quoting=kind) for kind in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    for row in rows:
+        # Before Python 3.13 a carriage return isn't quoted by itself, and ends the row when it is read.
+        (quoted if any("\r" in str(cell) for cell in row) else usual).writerow(row)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from jaxgen.plot_style import COLOURS, GREY, INK, declutter, message, new_figure, styled
+from jaxgen.plot_style import COLOURS, GREY, INK, MARKERS, declutter, message, new_figure, styled
 
 _SPLIT_COLOURS = {"train": GREY, "validation": COLOURS[0], "test": COLOURS[1]}
-_MARKERS = ("o", "s", "^", "D", "v", "P")
 # What is measured, not learnt, needs no curve.
 _NO_CURVE = ("steps_per_second", "examples_per_second", "tokens_per_second")
 _SHARES = ("accuracy", "exact")
@@ -65,7 +64,7 @@ def compare_curves(runs: Mapping[str, Records]) -> Figure:
     key = []
     for number, (run, series) in enumerate(read.items()):
         colour = COLOURS[number % len(COLOURS)]
-        marker = _MARKERS[number // len(COLOURS) % len(_MARKERS)]
+        marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
         for (split, name), (steps, values) in series.items():
             faint = {"linestyle": "--", "linewidth": 0.8, "alpha": 0.55} if split == "train" else {}
             _line(panels[names.index(name)], steps, values, colour=colour, marker=marker, **faint)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 GREY = "#8C8C8C"
 INK = "#262626"
+MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE = {
     "figure.dpi": 130,
     "font.size": 9,

@@ -23,7 +23,7 @@ from jaxgen.files import read_json, write_json
 
 FORMAT_VERSION = 1
 # What must be equal for a run to go on. Of the rest only the length may change, and only upwards.
-_FIXED = ("experiment", "task", "data", "optimizer", "training", "fine_tuning")
+_FIXED = ("experiment", "task", "data", "optimizer", "training", "fine_tuning", "averaged")
 # What another text makes other, too.
 _CONSEQUENCES = ("data.text.tokenizer", "task.tokenizer", "task.model.vocabulary_size")
 _PACKAGES = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain")

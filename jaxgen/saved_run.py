@@ -395,10 +395,12 @@ def draw_attention(directory: RunDirectory, found: Mapping[str, Attention]) -> l
 
 
 def draw_curves(directory: RunDirectory) -> list[Path]:
-    """Draws a run's curves, which need neither its data nor its model, and gives the file."""
+    """Draws a run's curves, and how good its texts are by length: they need neither its data nor its model."""
     from jaxgen import plots
+    from jaxgen.quality_plots import quality_of_run
 
-    return plots.save({"curves": plots.curves(read_lines(directory.metrics_path))}, directory.plots)
+    drawn = {"curves": plots.curves(read_lines(directory.metrics_path)), **quality_of_run(directory)}
+    return plots.save(drawn, directory.plots)
 
 
 def _say(text: str) -> None:

@@ -39,19 +39,22 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, floa
         `bleu` and `chrf`, from 0 to 100; `signature` tells of which kind they are.
     """
     _check(hypotheses, references)
-    return {name: metric.corpus_score(hypotheses, [references]).score for name, metric in _metrics().items()}
+    return {
+        name: metric.corpus_score(hypotheses, [references]).score for name, metric in corpus_metrics().items()
+    }
 
 
 def signature() -> dict[str, str]:
     """Gives sacrebleu's signatures of `bleu` and `chrf`, with which figures of others can be compared."""
     found = {}
-    for name, metric in _metrics().items():
+    for name, metric in corpus_metrics().items():
         metric.corpus_score(["a"], [["a"]])  # it is complete only after use
         found[name] = str(metric.get_signature())
     return found
 
 
-def _metrics() -> dict[str, Any]:
+def corpus_metrics() -> dict[str, Any]:
+    """Gives sacrebleu's metrics of `bleu`, by the names of the figures."""
     from sacrebleu.metrics import BLEU, CHRF
 
     return {"bleu": BLEU(), "chrf": CHRF()}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -57,6 +58,30 @@ def test_directory_alone_is_enough_to_evaluate_and_to_write(finished, capsys):
     assert f"test/exact_accuracy {100 * result['test/exact_accuracy']:.2f} %" in out
     code, out, _ = call(capsys, "predict", finished, "abcab", "c")
     assert (code, out) == (0, "ABCAB\nC\n")
+
+
+def test_the_mean_of_the_last_checkpoints_is_a_run_of_its_own(finished, capsys):
+    mean = finished.with_name("mean")
+    code, out, err = call(capsys, "average-checkpoints", finished, "--last", 2, "--output", mean)
+    assert (code, err) == (0, "")
+    first, last = json.loads((mean / "config.json").read_text())["averaged"]["steps"]
+    assert f"mean of the checkpoints of steps {first}, {last}" in out
+    results = [json.loads((run / "result.json").read_text()) for run in (finished, mean)]
+    row = next(line for line in out.splitlines() if "test/exact_accuracy" in line)
+    figures = [f"{100 * result['test/exact_accuracy']:.2f} %" for result in results]
+    assert [cell.strip() for cell in row.split("│")[2:4]] == figures
+    code, out, err = call(capsys, "evaluate", mean, "--split", "test")
+    assert (code, err) == (0, "") and f"dates_attention, mean of steps {first}, {last}" in out
+    assert f"test/exact_accuracy {figures[1]}" in out
+
+
+def test_runs_are_compared_by_what_they_wrote(finished, tmp_path, capsys):
+    other = shutil.copytree(finished, tmp_path / "other")
+    code, out, err = call(capsys, "compare", finished, other, "--output", tmp_path / "both.png")
+    assert (code, err) == (0, "") and "paired bootstrap" in out and "+0.00" in out
+    assert (tmp_path / "both-by-length.png").exists() and (
+        finished / "plots" / "quality_by_length.png"
+    ).exists()
 
 
 def test_long_pairs_are_left_out_of_training_alone_and_counted(data_dir, tmp_path, capsys):
