@@ -39,6 +39,8 @@ class Config(RecurrentPairsConfig):
     """Train on longer texts to read as well, cut off at their end."""
     scored_by: Literal["bleu", "rouge", "exact"] = "rouge"
     """What the texts that are written are scored by, and so which state is the best."""
+    label_smoothing: float = 0.0
+    """Part of each label that is spread evenly over the vocabulary; not where it copies."""
     embedding_size: int = 128
     """Of each token's vector."""
     learning_rate: float | None = 2e-3

@@ -99,3 +99,49 @@ def test_long_pairs_are_left_out_of_training_alone_and_counted(data_dir, tmp_pat
     run(*options("dates_attention", data_dir, tmp_path / "run", **told))
     out = capsys.readouterr().out
     assert "pairs are left out, lengths in tokens:" in out and "1 more than 7 to read" in out
+
+
+def upside_down(directory, rows):
+    directory.mkdir()
+    for split, part in (("train", rows), ("test", rows[:9])):
+        lines = [f"{text}\t{other.upper()}\n" for text, other in part]
+        (directory / f"{split}.tsv").write_text("".join(lines))
+    return {"data": str(directory), "evaluate_every": 4, "steps": 4, "batch_tokens": 900, "most_buckets": 1}
+
+
+@pytest.mark.parametrize("model", ["lstm", "transformer"])
+def test_each_text_may_have_a_vocabulary_of_its_own(model, data_dir, tmp_path):
+    told = upside_down(tmp_path / "data", [*pairs(200, 0), ("ä", "ü")])
+    small = {"embedding_size": 16, "hidden_size": 16, "num_heads": 2, "vocabulary_size": 300}
+    run(
+        *options(
+            "translate", data_dir, tmp_path / "run", **told, **small, model=model, vocabularies="separate"
+        )
+    )
+    saved = SavedRun(tmp_path / "run")
+    given = saved.text_format
+    assert given.tokenizer.decode(given.tokenizer.encode("abä")) == "abä"
+    assert {"AB", "BA", "CC"} & {*given.writing_tokenizer.vocabulary}
+    assert not {"AB", "BA", "CC"} & {*given.tokenizer.vocabulary}
+    sizes = (saved.task.model.vocabulary_size, saved.task.model.source_vocabulary_size)
+    assert sizes == (len(given.writing_tokenizer.vocabulary), len(given.tokenizer.vocabulary))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert saved.evaluate(("test",))["test/loss"] == pytest.approx(result["test/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("cut_off", [True, False])
+def test_long_texts_are_cut_off_or_left_out_and_first_words_are_a_rival(cut_off, data_dir, tmp_path, capsys):
+    rows = [
+        (f"{' '.join([a, b, *'abc' * 9])}" if a < "b" else f"{a} {b}", f"{a} {b}") for a, b in pairs(90, 0)
+    ]
+    told = upside_down(tmp_path / "data", rows)
+    small = {"embedding_size": 16, "hidden_size": 16, "vocabulary_size": 300, "sequence_length": 20}
+    run(*options("summarise", data_dir, tmp_path / "run", **told, **small, cut_off=cut_off, copy=True))
+    long = sum(len(text.split()) > 9 for text, _ in rows)
+    left_out = (
+        "more than 19 to read" in capsys.readouterr().out.split("run directory")[0].split("validation")[0]
+    )
+    assert 0 < long < 90 and left_out != cut_off
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    # The summary, in capitals, is two words: four are the fewest that are tried.
+    assert result["first_4_words/rouge1"] > 50
