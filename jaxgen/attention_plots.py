@@ -75,9 +75,9 @@ def attention_maps(
             shown[layer, head], cmap=colours, norm=PowerNorm(0.5, 0, 1), interpolation="nearest"
         )
         _name(axes, queries, keys, room, left=head == 0, below=layer == layers - 1)
-        if layer == 0:
+        if layer == 0 and maps.size > 1:
             axes.set_title(f"head {head + 1}")
-        if head == 0:
+        if head == 0 and maps.size > 1:
             axes.set_ylabel(f"layer {layer + 1}", fontsize=10)
     title = _TITLES.get(name, f"attention: {_ROWS_AND_COLUMNS}")
     figure.suptitle(textwrap.fill(title, int(_LETTERS * figure.get_figwidth())))

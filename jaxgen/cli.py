@@ -1,7 +1,5 @@
-"""The command line: `jaxgen list | evaluate | plot | predict | embed | sample | compare | fine-tune | ...`."""
+"""The command line: `jaxgen list | evaluate | plot | predict | embed | sample | translate | compare | ...`."""
 
-import importlib
-import pkgutil
 import shlex
 import sys
 from collections.abc import Sequence
@@ -11,8 +9,8 @@ from typing import Annotated, Literal, NoReturn
 from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.extras import SubcommandApp
 
-from jaxgen.errors import JaxgenError, UsageError, shown, unknown
-from jaxgen.experiment import Experiment
+from jaxgen.errors import UsageError, shown, unknown
+from jaxgen.experiment import experiments
 from jaxgen.fine_tune_config import FineTuneConfig
 from jaxgen.run import guard
 
@@ -33,6 +31,7 @@ _COMMANDS = (
     "plot",
     "predict",
     "sample",
+    "translate",
 )
 _READ_AND_WRITE = ("PrefixLanguageModelling", "SequenceToSequence", "SpanCorruption")
 _Run = Annotated[Positional[Path], arg(metavar="RUN")]
@@ -76,29 +75,10 @@ def evaluate(
         truncate: cut texts of such a table off that are longer than those that the run was trained on may be.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
-    from jaxgen.averaging import title
+    from jaxgen.print_evaluation import print_evaluation
     from jaxgen.saved_run import SavedRun
-    from jaxgen.text_scores import signature
-    from jaxgen.text_to_text import score_split
-    from jaxgen.train.hooks import format_figures
 
-    saved = SavedRun(run, data_dir)
-    if data is None:
-        sources = saved.sources(split)
-    else:
-        sources = {name or "text": saved.other_text(data, name, truncate) for name in split or (None,)}
-    figures, written = saved.evaluate(sources), []
-    for name, source in sources.items():
-        stem = name if data is None else f"{Path(source.name).stem}-{source.split}"
-        if scores := score_split(saved.directory, saved.task, saved.state, source, stem):
-            figures |= {f"{name}/{score}": value for score, value in scores.items()}
-            written.append(saved.directory.samples / f"{stem}.csv")
-    print(f"{saved.config.get('experiment') or run}, {title(saved.config, int(saved.state.step))}")
-    print("  ".join(format_figures(figures)))
-    if written and saved.task.scored_by == "bleu":
-        print("\n".join(f"{name}: {told}" for name, told in signature().items()))
-    for path in written:
-        print(path)
+    print_evaluation(SavedRun(run, data_dir), split, data, truncate)
 
 
 @_app.command
@@ -147,7 +127,7 @@ def predict(
     from jaxgen import predict as prediction
     from jaxgen import text_predictions
     from jaxgen.saved_run import SavedRun
-    from jaxgen.text_to_text import print_written
+    from jaxgen.translate import print_written
 
     saved = SavedRun(run, data_dir)
     kind = saved.config["task"]["kind"]
@@ -156,7 +136,7 @@ def predict(
     elif kind == "TextClassification":
         text_predictions.print_classes(saved, inputs, output, truncate)
     elif kind in _READ_AND_WRITE:
-        print_written(saved, inputs, output)
+        print_written(saved, inputs, output, truncate)
     else:
         prediction.print_predictions(saved, tuple(map(Path, inputs)), output)
 
@@ -269,6 +249,47 @@ def sample(
 
 
 @_app.command
+def translate(
+    run: _Run,
+    inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT ...")],
+    beam: int = 5,
+    length_penalty: float = 1.0,
+    num_samples: int = 1,
+    max_tokens: int | None = None,
+    direction: str | None = None,
+    truncate: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Translate texts, or those of a file, by a run that reads a text and writes another: a line each.
+
+    Args:
+        run: the run directory.
+        inputs: texts, or FILE.txt, a text a line (an empty one stays empty), or FILE.tsv, source or source TAB target.
+        beam: hypotheses that are followed; 1 takes the likeliest token each time.
+        length_penalty: above 0 favours long texts, below 0 short ones.
+        num_samples: the best texts for each, at most as many as beams, with scores: log-probability a token.
+        max_tokens: new tokens of a text, at most; by default as many as the run was trained to write.
+        direction: from what to what it must be, such as en-es; refused where the run translates another way.
+        truncate: cut texts off that are longer than the model's context.
+        output: a PNG for the attention of one text, or a new file for the lines.
+    """
+    from jaxgen.saved_run import SavedRun
+    from jaxgen.translate import print_translations
+
+    print_translations(
+        SavedRun(run),
+        inputs,
+        num_beams=beam,
+        length_penalty=length_penalty,
+        num_samples=num_samples,
+        max_tokens=max_tokens,
+        direction=direction,
+        truncate=truncate,
+        output=output,
+    )
+
+
+@_app.command
 def compare(
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN RUN ...")],
     output: Path | None = None,
@@ -358,24 +379,6 @@ def prepare(
     from jaxgen.data import prepare as prepare_data
 
     print(prepare_data(name, from_dir=from_dir, data_dir=data_dir))
-
-
-def experiments() -> list[Experiment]:
-    """Finds the experiments.
-
-    Raises:
-        JaxgenError: where the `experiments` package is not there.
-    """
-    try:
-        package = importlib.import_module("experiments")
-    except ModuleNotFoundError as error:
-        raise JaxgenError(
-            "there is no `experiments` package here: run this in a checkout of jaxgen"
-        ) from error
-    modules = [
-        importlib.import_module(f"experiments.{m.name}") for m in pkgutil.iter_modules(package.__path__)
-    ]
-    return [module.EXPERIMENT for module in modules if hasattr(module, "EXPERIMENT")]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,6 +1,8 @@
 """Experiments: what one is made of, the options that all share, and how its options become a run's parts."""
 
 import dataclasses
+import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any, Literal
 
 from jaxgen.augment import Augmentation
 from jaxgen.data.sources import Source
-from jaxgen.errors import UsageError, unknown
+from jaxgen.errors import JaxgenError, UsageError, unknown
 from jaxgen.optim import OptimizerConfig, Schedule
 from jaxgen.run_directory import RunDirectory
 
@@ -181,6 +183,24 @@ class Experiment:
         if trial:  # a warm-up that fits into it
             trial["warmup_steps"] = min(defaults.get("warmup_steps", usual.warmup_steps), 5)
         return self.config(**{**defaults, **trial, **given})
+
+
+def experiments() -> list[Experiment]:
+    """Finds the experiments.
+
+    Raises:
+        JaxgenError: where the `experiments` package is not there.
+    """
+    try:
+        package = importlib.import_module("experiments")
+    except ModuleNotFoundError as error:
+        raise JaxgenError(
+            "there is no `experiments` package here: run this in a checkout of jaxgen"
+        ) from error
+    modules = [
+        importlib.import_module(f"experiments.{m.name}") for m in pkgutil.iter_modules(package.__path__)
+    ]
+    return [module.EXPERIMENT for module in modules if hasattr(module, "EXPERIMENT")]
 
 
 def command_line(options: Mapping[str, Any], prefix: str = "--") -> str:

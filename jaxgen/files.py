@@ -48,6 +48,14 @@ def check_csv(output: Path, header: Sequence[str]) -> None:
             raise UsageError(f"{shown(output)} would be written over: give another --output")
 
 
+def check_new(output: Path) -> None:
+    """Refuses an `--output` for text that is there already, or lies in no directory."""
+    if output.exists():
+        raise UsageError(f"{shown(output)} would be written over: give another --output")
+    if not output.parent.is_dir():
+        raise UsageError(f"there is no directory {shown(output.parent)}: make it, or give another --output")
+
+
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Writes rows, the header first, as a CSV; its directory is made if need be.
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxgen.errors import UsageError, shown
-from jaxgen.files import write_text
+from jaxgen.files import check_new, write_text
 from jaxgen.train.hooks import say
 from jaxgen.writing import Writer
 
@@ -26,10 +25,8 @@ def print_samples(
     Raises:
         JaxgenError: for what the writer refuses, and where the file is there already or can't be written.
     """
-    if output is not None and output.exists():
-        raise UsageError(f"{shown(output)} would be written over: give another --output")
-    if output is not None and not output.parent.is_dir():
-        raise UsageError(f"there is no directory {shown(output.parent)}: make it, or give another --output")
+    if output is not None:
+        check_new(output)
     chunks = writer.stream(prompts, **options)
     if options.get("drop_unknown"):
         prompts = [writer.known(prompt) for prompt in prompts]

@@ -115,8 +115,8 @@ class SavedRun:
         Raises:
             UsageError: for a run of another kind.
         """
-        tokenizer = self.tokenizer  # refuses runs of another kind before anything is loaded
-        return Writer(self.task, self.state, tokenizer)
+        given = self.text_format  # refuses runs of another kind before anything is loaded
+        return Writer.of(self.task, self.state, given)
 
     def _text(self, split: str) -> Source:
         data = self.config["data"]
@@ -359,13 +359,13 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
         return []
     paths = draw_curves(directory)
     if source.text is not None and jax.process_count() == 1:
-        writer = Writer(task, state, source.text.tokenizer)
+        writer = Writer.of(task, state, source.text)
         if writer.attends:
             example = source[0]
             length = int(example.get("lengths", len(example["tokens"])))
             passage = example["tokens"][: min(_ATTENTION_PASSAGE, length)]
             paths += draw_attention(directory, writer.attention_of(passage))
-        else:
+        elif hasattr(task, "activations"):
             tokens = streams.tokens_of(source)
             paths += draw_hidden_units(directory, *writer.activations_of(tokens[:_PASSAGE]))
     if predictions is not None:

@@ -1,7 +1,7 @@
-"""Texts for texts: what a trained encoder and decoder writes for a whole split, or for a table of sources."""
+"""Texts for texts: what a trained encoder and decoder writes for rows of tokens, or for a whole split."""
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +9,25 @@ import jax
 import numpy as np
 from jaxtyping import Int32
 
-from jaxgen.data import tsv
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source
-from jaxgen.data.tokenizers import end_tokens
-from jaxgen.errors import UsageError, shortened, shown
-from jaxgen.files import check_csv, write_csv
+from jaxgen.data.tokenizers import Tokenizer, end_tokens
+from jaxgen.errors import UsageError, shortened
+from jaxgen.files import write_csv
 from jaxgen.generate.beam import beam_search
 from jaxgen.generate.decode import Generated, generate
 from jaxgen.generate.prompts import by_bucket
 from jaxgen.generate.sampling import Sampler
 from jaxgen.run_directory import RunDirectory
-from jaxgen.saved_run import SavedRun
 from jaxgen.text_scores import CHOSEN_BY, SCORES
-from jaxgen.train.hooks import say
 from jaxgen.train.monitor import Judge
 from jaxgen.train.state import TrainState
 from jaxgen.writing import Writer
 
 _BATCH_SIZE = 32
-_TOKENS = 128  # new ones, where nothing says how many
-_SHOWN, _SHOWN_LENGTH = 10, 200
-_HEADER = ("source", "hypothesis")
+_SHOWN_LENGTH = 200
+HEADER = ("source", "hypothesis")
+"""Of a table of what is written; a third column is for the targets."""
 
 
 def write_split(
@@ -66,7 +63,7 @@ def write_split(
     examples = source.gather(np.arange(len(source)))
     rows = [tokens[:length] for tokens, length in zip(examples["tokens"], examples["lengths"], strict=True)]
     return write_rows(
-        Writer(task, state, source.text.tokenizer),
+        Writer.of(task, state, source.text),
         rows,
         max_tokens=max_tokens,
         num_beams=num_beams,
@@ -84,10 +81,43 @@ def write_rows(
     length_penalty: float = 1.0,
     batch_size: int = _BATCH_SIZE,
 ) -> list[str]:
-    """Does the same for prompts as tokens, such as `Writer.encode` gives.
+    """Does the same for prompts as tokens, such as `Writer.encode` gives."""
+    texts = [""] * len(rows)
+    how: dict[str, Any] = {"num_beams": num_beams, "length_penalty": length_penalty, "batch_size": batch_size}
+    for numbers, found in searched(writer, rows, max_tokens=max_tokens, **how):
+        for number, text in zip(numbers, found.texts, strict=False):
+            texts[number] = text
+    return texts
+
+
+def searched(
+    writer: Writer,
+    rows: Sequence[Int32[np.ndarray, "..."]],
+    *,
+    max_tokens: int,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    num_returned: int = 1,
+    extras: bool = False,
+    batch_size: int = _BATCH_SIZE,
+) -> Iterator[tuple[list[int], Generated]]:
+    """Looks for the likeliest texts batch by batch, and gives the numbers of the rows, and what was found for them.
 
     Rows of about one length are written together, all batches of one size: it is compiled once for each bucket of
-    lengths, see `jaxgen.generate.prompts.bucket`.
+    lengths, see `jaxgen.generate.prompts.bucket`. What was found may have rows more, behind those that are meant.
+
+    Args:
+        writer: the model.
+        rows: what it reads, such as `Writer.encode` gives.
+        max_tokens: as for `write_split`.
+        num_beams: as for `write_split`.
+        length_penalty: as for `write_split`.
+        num_returned: texts for each row, at most as many as beams; they lie next to each other, the best one first.
+        extras: whether to give those, see `jaxgen.generate`.
+        batch_size: as for `write_split`.
+
+    Raises:
+        UsageError: as `write_split` does.
     """
     if not rows:
         raise UsageError("there is no text to write for; give at least one")
@@ -95,27 +125,25 @@ def write_rows(
         raise UsageError(f"batch size is {batch_size}; it must be at least 1")
     size = min(batch_size, len(rows))
     write: Callable[..., Generated]
-    how: dict[str, Any] = {"max_tokens": max_tokens, "stop_tokens": end_tokens(writer.tokenizer)}
-    if num_beams == 1:
+    stop_tokens = end_tokens(writer.writing_tokenizer)
+    how: dict[str, Any] = {"max_tokens": max_tokens, "stop_tokens": stop_tokens, "extras": extras}
+    if num_beams == num_returned == 1:
         write, how = generate, {**how, "rng": jax.random.key(0), "sampler": Sampler(greedy=True)}
     else:
-        write, how = beam_search, {**how, "num_beams": num_beams, "length_penalty": length_penalty}
+        beams = {"num_beams": num_beams, "length_penalty": length_penalty, "num_returned": num_returned}
+        write, how = beam_search, {**how, **beams}
     # On a mesh every device would write all of it.
     params, model_state = jax.device_put(
         (writer.state.evaluation_params(), writer.state.model_state), jax.local_devices()[0]
     )
-    texts = [""] * len(rows)
-    for numbers in by_bucket(rows).values():
+    for numbers in by_bucket(rows, writer.decoder.max_length).values():
         for start in range(0, len(numbers), size):
             batch = numbers[start : start + size]
             # Filled up with the last one again.
             filled = [rows[number] for number in [*batch, *batch[-1:] * (size - len(batch))]]
             asked = writer.asked(filled)
             given = (writer.decoder, params, model_state, asked.prompt, asked.lengths)
-            found = write(*given, **how, text=asked.text, inputs=asked.inputs)
-            for number, text in zip(batch, found.texts, strict=False):
-                texts[number] = text
-    return texts
+            yield batch, write(*given, **how, text=asked.text, inputs=asked.inputs)
 
 
 def of_pairs(source: Source) -> bool:
@@ -140,20 +168,22 @@ def score_split(
     """
     if not of_pairs(source):
         return {}
-    tokenizer, examples = source.text.tokenizer, source.gather(np.arange(len(source)))
-    around = {*source.text.first, *source.text.last}
+    given, examples = source.text, source.gather(np.arange(len(source)))
 
-    def decoded(row: Int32[np.ndarray, "..."]) -> str:
-        return tokenizer.decode(
-            [int(token) for token in row if token >= 0 and int(token) not in around]
-        ).strip()
+    def decoded(row: Int32[np.ndarray, "..."], tokenizer: Tokenizer, around: tuple[int, ...]) -> str:
+        ids = [int(token) for token in row if token >= 0 and int(token) not in around]
+        return tokenizer.decode(ids).strip()
 
     sources = [
-        decoded(row[:length]) for row, length in zip(examples["tokens"], examples["lengths"], strict=True)
+        decoded(row[:length], given.tokenizer, (*given.first, *given.last))
+        for row, length in zip(examples["tokens"], examples["lengths"], strict=True)
     ]
-    targets = [decoded(row) for row in examples["labels"]]
+    targets = [decoded(row, given.writing_tokenizer, given.last_written) for row in examples["labels"]]
     texts = [text.strip() for text in write_split(task, state, source)]
-    _write_table(directory.samples / f"{stem}.csv", [sources, texts, targets])
+    write_csv(
+        directory.samples / f"{stem}.csv",
+        [(*HEADER, "target"), *zip(sources, texts, targets, strict=True)],
+    )
     return SCORES[task.scored_by](texts, targets)
 
 
@@ -187,62 +217,14 @@ def shown_pairs(file: Path, count: int) -> str:
     """Gives the first rows of what `score_split` has kept, a source and below it what was written, and the target."""
     with file.open(encoding="utf-8", newline="") as opened:
         _, *rows = csv.reader(opened)
-    return _shown(rows[:count])
+    return lay_out(rows[:count])
 
 
-def _shown(rows: Sequence[Sequence[str]]) -> str:
+def lay_out(rows: Sequence[Sequence[str]]) -> str:
+    """Gives rows of a source, and what was written for it, and perhaps a target, below each other."""
     lines = []
     for source, *others in rows:
         lines.append(shortened(source, _SHOWN_LENGTH))
         marked = zip(("  ->", "   ="), others, strict=False)
         lines += [f"{mark} {shortened(text, _SHOWN_LENGTH)}" for mark, text in marked]
     return "\n".join(lines)
-
-
-def _write_table(file: Path, columns: Sequence[Sequence[str]]) -> None:
-    """Writes sources, hypotheses, and perhaps targets as a CSV."""
-    write_csv(file, [(*_HEADER, "target")[: len(columns)], *zip(*columns, strict=True)])
-
-
-def print_written(run: SavedRun, inputs: Sequence[str], output: Path | None = None) -> None:
-    """Prints what a run writes for texts; for those of a table also into a CSV, with scores where it has targets.
-
-    Args:
-        run: of an encoder and decoder.
-        inputs: texts, or one table, FILE.tsv: a source a line, or source TAB target.
-        output: the CSV of a table; by default predictions.csv in the run directory.
-
-    Raises:
-        JaxgenError: for no text, a table that is none, and where the CSV would replace what is none of these.
-    """
-    table = tsv.named_table(inputs)
-    if table is None:
-        if output is not None:
-            raise UsageError("--output is for what is written for a table, FILE.tsv: leave it out")
-        for text in _write(run, inputs):
-            say(text)
-        return
-    sources, targets = tsv.read_sources(table, run.text_format.encoding)
-    output = run.directory.path / "predictions.csv" if output is None else output
-    check_csv(output, _HEADER)
-    texts = _write(run, sources)
-    columns = [sources, texts, *([targets] if targets else [])]
-    rows = list(zip(*columns, strict=True))
-    say(_shown(rows[:_SHOWN]))
-    if len(rows) > _SHOWN:
-        say(f"and {len(rows) - _SHOWN:,} more")
-    _write_table(output, columns)
-    if targets:
-        say(
-            "  ".join(
-                f"{name} {value:.2f}" for name, value in SCORES[run.task.scored_by](texts, targets).items()
-            )
-        )
-    say(shown(output))
-
-
-def _write(run: SavedRun, sources: Sequence[str]) -> list[str]:
-    """Writes for texts, as much as the run was trained to, where it was trained on targets."""
-    trained_to: int = getattr(run.text_format, "target_length", 0)
-    most = trained_to if trained_to and run.config["data"]["splits"] else _TOKENS
-    return write_rows(run.writer, [run.writer.encode(source) for source in sources], max_tokens=most)

@@ -1,6 +1,5 @@
 """What a trained model of texts writes, and what it looks at: text in, text out, by a saved run."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +9,9 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from jaxgen.data.sequences import ANY_LENGTH, SequenceFormat
-from jaxgen.data.tokenizers import Characters, Subwords, Tokenizer, Words, end_tokens
+from jaxgen.data.streams import TextFormat
+from jaxgen.data.surfaces import written_parts
+from jaxgen.data.tokenizers import Characters, Tokenizer, end_tokens
 from jaxgen.errors import UsageError
 from jaxgen.generate.contract import Decoder
 from jaxgen.generate.decode import Generated, generate, stream
@@ -50,6 +51,11 @@ class Asked(NamedTuple):
     text: Text
 
 
+def reads(task: Any) -> bool:
+    """Tells whether a task's model writes a text after having read one."""
+    return isinstance(getattr(task, "decoder", None), EncoderDecoder)
+
+
 @dataclass(frozen=True)
 class Writer:
     """A trained language model with its tokenizer, or a model that writes a text after having read one, such as T5.
@@ -60,11 +66,23 @@ class Writer:
         task: has a `decoder`, such as `LanguageModelling`, or `SequenceToSequence`.
         state: what was trained.
         tokenizer: what it was trained with.
+        target_tokenizer: of what it writes after having read, where that is another one.
     """
 
     task: Any
     state: TrainState
     tokenizer: Tokenizer
+    target_tokenizer: Tokenizer | None = None
+
+    @classmethod
+    def of(cls, task: Any, state: TrainState, given: TextFormat | SequenceFormat) -> "Writer":
+        """Makes it of how the texts that it was trained on were made into tokens."""
+        return cls(task, state, given.tokenizer, getattr(given, "target_tokenizer", None))
+
+    @property
+    def writing_tokenizer(self) -> Tokenizer:
+        """The tokenizer of what is written."""
+        return self.tokenizer if self.target_tokenizer is None else self.target_tokenizer
 
     def stream(
         self,
@@ -114,7 +132,7 @@ class Writer:
             max_tokens=self._usual_tokens(longest) if max_tokens is None else max_tokens,
             chunk=chunk,
             sampler=sampler,
-            stop_tokens=() if past_end else end_tokens(self.tokenizer),
+            stop_tokens=() if past_end else end_tokens(self.writing_tokenizer),
             text=asked.text,
             inputs=asked.inputs,
             num_samples=num_samples,
@@ -135,14 +153,21 @@ class Writer:
     @property
     def reads(self) -> bool:
         """Whether prompts are texts that are read, and not gone on from."""
-        return isinstance(getattr(self.task, "decoder", None), EncoderDecoder)
+        return reads(self.task)
 
     def asked(self, rows: Sequence[Int32[np.ndarray, "..."]], stop_strings: Sequence[str] = ()) -> Asked:
-        """Gives what is asked of the decoder for prompts as tokens, such as `encode` gives."""
-        decode, stop_strings = self.tokenizer.decode, tuple(stop_strings)
+        """Gives what is asked of the decoder for prompts as tokens, such as `encode` gives.
+
+        Raises:
+            UsageError: for a text to read that is longer than the model's context, and empty stop strings.
+        """
+        decode, stop_strings = self.writing_tokenizer.decode, tuple(stop_strings)
         if not self.reads:
             return Asked(*pad_prompts(rows), None, Text(decode, stop_strings))
-        tokens, lengths = pad_to_bucket(rows)
+        longest, limit = max(map(len, rows), default=0), self.decoder.max_length
+        if limit is not None and longest > limit:
+            raise UsageError(f"a text to read has {longest} tokens, and the model reads {limit} at most")
+        tokens, lengths = pad_to_bucket(rows, limit)
         start = np.full((len(rows), 1), self.task.start_token, np.int32)
         # The start token is no text.
         text = Text(lambda ids: decode(ids[1:]), stop_strings)
@@ -183,21 +208,30 @@ class Writer:
     def activations_of(
         self, tokens: Int32[np.ndarray, " tokens"]
     ) -> tuple[list[str], Float32[np.ndarray, "tokens units"]]:
-        """Gives the same of a text's tokens."""
+        """Gives the same of a text's tokens.
+
+        Raises:
+            UsageError: for a model that shows none.
+        """
+        if not hasattr(self.task, "activations"):
+            raise UsageError("this model has neither attention to look at nor hidden units to show")
         read = jax.jit(self.task.activations)
         hidden = read(self.state.evaluation_params(), self.state.model_state, tokens[None])[0]
-        return self._parts(tokens), np.asarray(hidden)
+        return written_parts(self.tokenizer, tokens), np.asarray(hidden)
 
     @property
     def attends(self) -> bool:
-        """Whether the model has attention to look at; else it has hidden units."""
-        return hasattr(self.task.model, "attention")
+        """Whether the model has attention to look at; else it may have hidden units."""
+        # A recurrent encoder and decoder can be made without.
+        kind = getattr(self.task.model, "attention_kind", None)
+        return hasattr(self.task.model, "attention") and kind != "none"
 
     def attention(self, text: str) -> dict[str, Attention]:
         """Gives what the tokens of a text look at, for `jaxgen.attention_plots`, as `attention`.
 
-        Where a text is read that is `encoder_attention`; what is then written, the likeliest token each time, looks at
-        itself, `decoder_attention`, and at what was read, `cross_attention`; of a recurrent model there is only this.
+        Where a text is read that is `encoder_attention`. What is then written, the likeliest token each time, looks at
+        itself, `decoder_attention`, when it is read, and at the text, `cross_attention`, when it is written: this has a
+        row for each token that is written. Of a recurrent model there is only this.
 
         Raises:
             UsageError: for a text of no tokens, one longer than the model's context, or unknown characters.
@@ -207,27 +241,27 @@ class Writer:
     def attention_of(self, tokens: Int32[np.ndarray, " tokens"]) -> dict[str, Attention]:
         """Gives the same of a text's tokens."""
         variables = {"params": self.state.evaluation_params(), **self.state.model_state}
-        texts = {"keys": tokens}
+        model, source = self.task.model, written_parts(self.tokenizer, tokens)
+        texts = [tokens]
         if self.reads:
-            texts["queries"] = self._likeliest(tokens)
-        read = jax.jit(lambda variables, *texts: self.task.model.apply(variables, *texts, method="attention"))
-        found = read(variables, *(text[None] for text in texts.values()))
-        parts = {name: self._parts(text) for name, text in texts.items()}
+            start, written = self._likeliest(tokens)
+            texts.append(np.concatenate([start, written[:-1]]))  # the last token is written, but not read
+        look = jax.jit(lambda variables, *texts: model.apply(variables, *texts, method="attention"))
+        found = look(variables, *(text[None] for text in texts))
         if not self.reads:
-            return {"attention": Attention(parts["keys"], parts["keys"], np.asarray(found[0]))}
-        places = {
-            "encoder": ("keys", "keys"),
-            "decoder": ("queries", "queries"),
-            "cross": ("queries", "keys"),
-        }
+            return {"attention": Attention(source, source, np.asarray(found[0]))}
+        again, new = (written_parts(self.writing_tokenizer, ids) for ids in (texts[1], written))
+        names = {"encoder": (source, source), "decoder": (again, again), "cross": (new, source)}
         return {
-            f"{name}_attention": Attention(parts[rows], parts[columns], np.asarray(found[name][0]))
-            for name, (rows, columns) in places.items()
+            f"{name}_attention": Attention(*parts, np.asarray(found[name][0]))
+            for name, parts in names.items()
             if name in found
         }
 
-    def _likeliest(self, source: Int32[np.ndarray, " tokens"]) -> Int32[np.ndarray, " written"]:
-        """Gives what the decoder reads when it writes for a source."""
+    def _likeliest(
+        self, source: Int32[np.ndarray, " tokens"]
+    ) -> tuple[Int32[np.ndarray, " start"], Int32[np.ndarray, " written"]]:
+        """Gives the token that is begun with, and what is written for a source."""
         asked = self.asked([source])
         written = generate(
             self.decoder,
@@ -238,33 +272,22 @@ class Writer:
             jax.random.key(0),
             max_tokens=_TOKENS_TO_LOOK_AT,
             sampler=Sampler(greedy=True),
-            stop_tokens=end_tokens(self.tokenizer),
+            stop_tokens=end_tokens(self.writing_tokenizer),
             inputs=asked.inputs,
         )
-        length = int(written.lengths[0]) - 1  # the last token is written, but not read
-        return np.concatenate([asked.prompt[0], written.tokens[0, :length]])
+        return asked.prompt[0], written.tokens[0, : int(written.lengths[0])]
 
     def _to_look_at(self, text: str) -> Int32[np.ndarray, " tokens"]:
         tokens = self.tokenizer.encode(text)
         if not len(tokens):
             raise UsageError("there is no text to look at: give some")
         goes_on = hasattr(self.task, "decoder") and not self.reads
-        return tokens if goes_on else self._to_read(text)
+        return tokens if goes_on else self.reading.row_of(tokens, "the text to read")
 
-    def _to_read(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """Gives what an encoder reads of a text, however long, with special tokens as in training."""
-        return SequenceFormat.of(self.tokenizer, ANY_LENGTH).row(text, "the text to read")
-
-    def _parts(self, tokens: Any) -> list[str]:
-        """Gives the text of each token by itself, with a space after words and before those of word pieces."""
-        if isinstance(self.tokenizer, Words):
-            words = [self.tokenizer.words[token] for token in tokens]
-            return [word if word == "\n" else f"{word} " for word in words]
-        if isinstance(self.tokenizer, Subwords) and self.tokenizer.model == "wordpiece":
-            # Alone they don't show the spaces before them.
-            texts = [self.tokenizer.decode(tokens[:count]) for count in range(len(tokens) + 1)]
-            return [text[len(before) :] for before, text in itertools.pairwise(texts)]
-        return [self.tokenizer.decode([int(token)]) for token in tokens]
+    @property
+    def reading(self) -> SequenceFormat:
+        """How a text becomes what an encoder reads: with special tokens as in training, and as long as it is."""
+        return SequenceFormat.of(self.tokenizer, ANY_LENGTH)
 
     def known(self, text: str) -> str:
         """Leaves out of a text the characters that the model doesn't know."""
@@ -283,9 +306,11 @@ class Writer:
         """
         text = self.known(prompt) if drop_unknown else prompt
         try:
-            tokens = self._to_read(text) if self.reads else self.tokenizer.encode(text)
+            tokens = self.tokenizer.encode(text)
         except UsageError as error:
             raise UsageError(f"{error} (--drop-unknown does)") from error
+        if self.reads:
+            tokens = self.reading.row_of(tokens, "the text to read")
         if len(tokens):
             return tokens
         vocabulary = list(self.tokenizer.vocabulary)

@@ -53,14 +53,23 @@ class SentencePieces:
             text.encode()
         except UnicodeEncodeError as error:
             raise UsageError("the text has bytes that are no UTF-8: leave them out") from error
-        numbers = self._special_numbers
         ids: list[int] = []
-        # Every second part is a special token.
-        for place, part in enumerate(
-            re.split(f"({'|'.join(map(re.escape, numbers))})", text) if numbers else [text]
-        ):
-            ids.extend([numbers[part]] if place % 2 else self._processor.encode(part))
+        for place, part in enumerate(self._around_special(text)):
+            ids.extend([self._special_numbers[part]] if place % 2 else self._processor.encode(part))
         return np.array(ids, np.int32)
+
+    def parts(self, text: str) -> list[str]:
+        """Gives the part of a text that each of its pieces stands for, with its spaces."""
+        found: list[str] = []
+        for place, part in enumerate(self._around_special(text)):
+            pieces = [part] if place % 2 else self._processor.encode_as_pieces(part)
+            found.extend(piece.replace("\u2581", " ") for piece in pieces)
+        return found
+
+    def _around_special(self, text: str) -> list[str]:
+        """Divides a text so that every second part is a special token."""
+        names = self._special_numbers
+        return re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]
 
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Gives the text, with the special tokens in it, and without numbers that are no token."""

@@ -208,6 +208,11 @@ class Subwords:
             raise UsageError("the text has bytes that are no UTF-8: leave them out") from error
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
+    def parts(self, text: str) -> list[str]:
+        """Gives the part of a text that each of its subwords stands for; of half a character the whole."""
+        encoded = self._tokenizer.encode(text, add_special_tokens=False)
+        return [text[begin:end] for begin, end in encoded.offsets]
+
     def encode_pair(self, first: str, second: str | None = None) -> tuple[Ids, Ids]:
         """Gives what BERT reads of one sentence or two: `cls`, the first, `sep`, the second, `sep`; and type ids.
 

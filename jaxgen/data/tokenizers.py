@@ -158,6 +158,12 @@ class Words:
         """Gives a token for each word, punctuation mark and end of line."""
         return np.array([self.numbers.get(word, 0) for word in _split_words(text, self.lowercase)], np.int32)
 
+    def parts(self, text: str) -> list[str]:
+        """Gives the part of a text that each of its tokens stands for."""
+        parts, tokens = (_split_words(text, lowercase) for lowercase in (False, self.lowercase))
+        # There are letters that are another number of characters in lower case.
+        return parts if len(parts) == len(tokens) else tokens
+
     def decode(self, ids: Sequence[int] | Ids) -> str:
         """Gives the words with spaces between them, but none before punctuation marks and at the ends of lines."""
         text = " ".join(self.words[number] for number in ids)
@@ -178,6 +184,15 @@ def end_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
     if isinstance(tokenizer, Subwords | SentencePieces) and tokenizer.special.end is not None:
         return (tokenizer.special_id("end"),)
     return ()
+
+
+def unknown_token(tokenizer: Tokenizer) -> int | None:
+    """Gives the token that stands for what has none, where the tokenizer has one; to those of bytes all is known."""
+    if isinstance(tokenizer, Words):
+        return 0
+    if isinstance(tokenizer, Subwords | SentencePieces) and tokenizer.special.unknown is not None:
+        return tokenizer.special_id("unknown")
+    return None
 
 
 KINDS: dict[str, type] = {

@@ -72,15 +72,16 @@ def read_pairs(name: str, encoding: str = "utf-8", columns: Sequence[str] = ()) 
     return Table(str(path), splits, (), version)
 
 
-def read_sources(name: str, encoding: str = "utf-8") -> tuple[list[str], list[str]]:
+def read_sources(name: str, encoding: str = "utf-8", columns: Sequence[str] = ()) -> list[Row]:
     """Reads texts to write for, a line each, and what should be written, where all lines say so: `source TAB target`.
 
     Args:
         name: of the file.
         encoding: of it.
+        columns: of pairs, as for `read_pairs`; left out of account in a table that hasn't these two.
 
     Returns:
-        The sources, and the targets, none or one for each.
+        The sources; all have something beside them, the target, or none has.
 
     Raises:
         UsageError: for an unknown file or encoding.
@@ -88,8 +89,10 @@ def read_sources(name: str, encoding: str = "utf-8") -> tuple[list[str], list[st
     """
     file = absolute(name)
     _, fields = next(_rows(file, encoding), (0, ["", ""]))
-    rows = list(_read(file, _SOURCES if len(fields) == 1 else _PAIRS, encoding))
-    return [row.text for row in rows], [row.other for row in rows if row.other]
+    if len(fields) == 1:
+        return list(_read(file, _SOURCES, encoding))
+    there = {*fields, *map(str, range(1, len(fields) + 1))}
+    return list(_read(file, _PAIRS, encoding, columns if there.issuperset(columns) else ()))
 
 
 def read_all(
@@ -144,18 +147,23 @@ def read_texts(name: str, encoding: str = "utf-8") -> list[Row]:
     return rows
 
 
-def named_table(inputs: Sequence[str]) -> str | None:
+def named_table(inputs: Sequence[str], endings: tuple[str, ...] = (".tsv",)) -> str | None:
     """Gives the table, FILE.tsv, that is to be read in the place of texts; None where there are texts.
+
+    Args:
+        inputs: texts, or the name of a file.
+        endings: of the names of files that can be read, tables first.
 
     Raises:
         UsageError: for nothing, several tables, and texts beside one.
     """
+    files = " or ".join(f"FILE{ending}" for ending in endings)
     if not inputs:
-        raise UsageError("give texts, or a file of them, FILE.tsv")
-    if not any(text.endswith(".tsv") for text in inputs):
+        raise UsageError(f"give texts, or a file of them, {files}")
+    if not any(text.endswith(endings) for text in inputs):
         return None
     if len(inputs) > 1:
-        raise UsageError("give texts, or one file of them, FILE.tsv: not several, nor both")
+        raise UsageError(f"give texts, or one file of them, {files}: not several, nor both")
     return inputs[0]
 
 

@@ -1,0 +1,369 @@
+"""Sentence in, sentence out: what a saved run writes for texts, the likeliest few of it, and where it looked."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+from jaxgen.data import tsv
+from jaxgen.data.sequences import ANY_LENGTH, Row
+from jaxgen.data.split_files import read_lines
+from jaxgen.data.surfaces import filled_in, read_parts, written_parts
+from jaxgen.data.text import absolute
+from jaxgen.data.tokenizers import unknown_token
+from jaxgen.errors import UsageError, shown
+from jaxgen.files import check_csv, check_new, suggested, write_csv, write_text
+from jaxgen.generate.beam import Beams
+from jaxgen.generate.decode import Generated
+from jaxgen.saved_run import SavedRun
+from jaxgen.text_scores import SCORES
+from jaxgen.text_to_text import HEADER, lay_out, searched
+from jaxgen.train.hooks import say
+from jaxgen.writing import Attention, Writer, reads
+
+_TOKENS = 128  # new ones, where nothing says how many
+_SHOWN = 10
+_PICTURES = (".gif", ".jpeg", ".jpg", ".pdf", ".png", ".svg", ".webp")
+
+
+class Translation(NamedTuple):
+    """A text that was written for another.
+
+    Attributes:
+        text: without white space around it.
+        score: its log-probability, divided by (its number of tokens, the end token among them) ** length penalty.
+        complete: whether it ended; else it was cut off.
+        attention: one map, with a row for each token that was written, named by it, and a column for each that was
+            read; None where it wasn't asked for.
+    """
+
+    text: str
+    score: float
+    complete: bool
+    attention: Attention | None
+
+
+def translate(
+    writer: Writer,
+    texts: Sequence[str],
+    *,
+    num_beams: int = 5,
+    length_penalty: float = 1.0,
+    num_samples: int = 1,
+    max_tokens: int = _TOKENS,
+    truncate: bool = False,
+    attention: bool = False,
+) -> list[list[Translation]]:
+    """Writes for texts of any lengths, many at a time; it is compiled once for each of a few lengths.
+
+    Where the unknown token is written, the part of the text that it looked at most stands in its place (Jean et al.
+    2015, Luong et al. 2015b), where the model has attention.
+
+    Args:
+        writer: of an encoder and decoder, such as `SavedRun(path).writer`.
+        texts: to read.
+        num_beams: with one the search is greedy; else see `jaxgen.generate.beam_search`.
+        length_penalty: of the search and of the scores; above 0 favours long texts, below 0 short ones.
+        num_samples: texts for each, at most as many as beams.
+        max_tokens: new tokens of a text, at most.
+        truncate: whether a text that is longer than the model's context is cut off; else it is refused.
+        attention: whether to give that as well.
+
+    Returns:
+        For each text the likeliest ones, the best first; seldom fewer than `num_samples`, where there are no more.
+
+    Raises:
+        UsageError: for an empty text, or one without a token, says which; for attention of a model without; and as
+            `beam_search` does.
+    """
+    rows = [Row(text, "", f"text {number}") for number, text in enumerate(texts, start=1)]
+    search = {"num_beams": num_beams, "length_penalty": length_penalty, "num_returned": num_samples}
+    return _write(writer, rows, _read(writer, rows, truncate), attention, max_tokens=max_tokens, **search)
+
+
+def _read(writer: Writer, rows: Sequence[Row], truncate: bool) -> list[Int32[np.ndarray, "..."]]:
+    """Gives the tokens that are read, with special ones around them; refuses what can't be."""
+    limit = writer.decoder.max_length
+    given = replace(writer.reading, sequence_length=limit or ANY_LENGTH, truncate=truncate)
+    found = []
+    for row in rows:
+        if not row.text.strip():
+            raise UsageError(f"{row.place} is empty: there is nothing to read")
+        tokens = given.row(row.text, row.place)
+        if len(tokens) == len(given.first) + len(given.last):
+            raise UsageError(f"{row.place}: none of its characters is known to the run's tokenizer")
+        found.append(tokens)
+    return found
+
+
+def _write(
+    writer: Writer,
+    rows: Sequence[Row],
+    tokens: Sequence[Int32[np.ndarray, "..."]],
+    attention: bool = False,
+    **search: Any,
+) -> list[list[Translation]]:
+    """Writes for what `_read` gave; the search is that of `searched`."""
+    if attention and not writer.attends:
+        raise UsageError("this model has no attention to look at: it was made without")
+    times, penalty = search.get("num_returned", 1), search.get("length_penalty", 1.0)
+    unknown = unknown_token(writer.writing_tokenizer)
+    extras = writer.attends and (attention or unknown is not None)
+    found: list[list[Translation]] = [[] for _ in rows]
+    for numbers, written in searched(writer, tokens, extras=extras, **search):
+        scores = _scores(written, penalty)
+        for place, number in enumerate(numbers):
+            for row in range(place * times, (place + 1) * times):
+                if not written.lengths[row]:
+                    continue
+                read = _Looked(writer, rows[number].text, tokens[number])
+                text = written.texts[row]
+                if unknown is not None and extras:
+                    text = read.filled_in(written, row, unknown)
+                looked = read.attention(written, row) if attention else None
+                one = Translation(text.strip(), float(scores[row]), bool(written.stopped[row]), looked)
+                found[number].append(one)
+    return found
+
+
+def _scores(written: Generated, length_penalty: float) -> np.ndarray:
+    if isinstance(written, Beams):
+        return written.scores
+    return written.log_probs.sum(axis=1) / np.maximum(written.lengths, 1) ** length_penalty
+
+
+class _Looked(NamedTuple):
+    """A text that was read, to see what was looked at in it."""
+
+    writer: Writer
+    text: str
+    tokens: Int32[np.ndarray, " tokens"]
+
+    def parts(self) -> list[str]:
+        """Gives what each token stands for, special ones by their names."""
+        given = self.writer.reading
+        room = len(self.tokens) - len(given.first) - len(given.last)
+        first, last = (
+            [given.tokenizer.decode([token]) for token in row] for row in (given.first, given.last)
+        )
+        return [*first, *read_parts(given.tokenizer, self.text)[:room], *last]
+
+    def weights(self, written: Generated, row: int) -> np.ndarray:
+        """Gives the attention of each token that was written to each that was read."""
+        return written.extras["attention"][row, : written.lengths[row], : len(self.tokens)]
+
+    def attention(self, written: Generated, row: int) -> Attention:
+        """Gives the map of a text that was written."""
+        tokens = written.tokens[row, : written.lengths[row]]
+        names = written_parts(self.writer.writing_tokenizer, tokens)
+        return Attention(names, self.parts(), self.weights(written, row)[None, None])
+
+    def filled_in(self, written: Generated, row: int, unknown: int) -> str:
+        """Gives a text that was written, with what was looked at most in the place of unknown tokens."""
+        tokens = written.tokens[row, : written.lengths[row] - int(written.stopped[row])]
+        places = np.flatnonzero(tokens == unknown)
+        if not len(places):
+            return written.texts[row]
+        given = self.writer.reading
+        begin, end = len(given.first), len(self.tokens) - len(given.last)  # special tokens are no text
+        parts, weights = self.parts(), self.weights(written, row)
+        others = {
+            int(place): parts[begin + int(weights[place, begin:end].argmax())].strip() for place in places
+        }
+        return filled_in(self.writer.writing_tokenizer, tokens, unknown, others)
+
+
+def print_translations(
+    run: SavedRun,
+    inputs: Sequence[str],
+    *,
+    num_beams: int = 5,
+    length_penalty: float = 1.0,
+    num_samples: int = 1,
+    max_tokens: int | None = None,
+    direction: str | None = None,
+    truncate: bool = False,
+    output: Path | None = None,
+) -> None:
+    """Prints what a run writes for texts: `jaxgen translate`.
+
+    A line is a text; of several for each, `SCORE TAB TEXT`, with the number of what was read before it where that is
+    more than one.
+
+    Args:
+        run: of an encoder and decoder.
+        inputs: texts, or one file: FILE.txt, a text a line, or FILE.tsv, a source a line, or source TAB target.
+        num_beams: as for `translate`.
+        length_penalty: as for `translate`.
+        num_samples: as for `translate`.
+        max_tokens: as for `translate`; by default as many as the run was trained to write.
+        direction: from what to what, such as `en-es`; refused where the run translates another way.
+        truncate: as for `translate`.
+        output: a PNG for the attention of the best text for a single one, or a new file for the lines.
+
+    Raises:
+        UsageError: for a run of another kind or direction, an output that can't be, and as `translate` does.
+        JaxgenError: for a file that can't be read, and where the output can't be written.
+    """
+    if not reads(run.task):
+        kind = type(run.task).__name__
+        raise UsageError(
+            f"{run.directory.path} is a run of {kind}: take one that reads a text and writes another"
+        )
+    if direction is not None:
+        _check_direction(run, direction)
+    file = tsv.named_table(inputs, (".tsv", ".txt"))
+    rows = _rows(run, inputs, file)
+    # A file's empty line stays one, so that lines belong together by their numbers.
+    filled = [row for row in rows if file is None or row.text.strip()]
+    draws = output is not None and output.suffix.lower() in _PICTURES
+    if output is not None:
+        _check_output(output, len(rows))
+    tokens = _read(run.writer, filled, truncate)
+    most = _most_tokens(run) if max_tokens is None else max_tokens
+    search = {"num_beams": num_beams, "length_penalty": length_penalty, "num_returned": num_samples}
+    found = _write(run.writer, filled, tokens, draws, max_tokens=most, **search)
+    _note_lengths(run, tokens, [best.complete for best, *_ in found], most)
+    of_rows = iter(found)
+    found = [next(of_rows) if row.text.strip() else [Translation("", 0.0, True, None)] for row in rows]
+    lines = _lines(found, num_samples)
+    if output is None or draws:
+        say("\n".join(lines))
+    else:
+        write_text(output, "\n".join([*lines, ""]))
+        _say_some([(row.text, best.text) for row, (best, *_) in zip(rows, found, strict=True)])
+        say(shown(output))
+    looked = found[0][0].attention
+    if output is not None and looked is not None:
+        from jaxgen import plots
+        from jaxgen.attention_plots import attention_maps
+
+        figure = attention_maps(*looked, name="cross_attention")
+        (path,) = plots.save({output.stem: figure}, output.parent)
+        say(shown(path))
+
+
+def _rows(run: SavedRun, inputs: Sequence[str], file: str | None) -> list[Row]:
+    """Gives the texts, or those of a file, and where they stand; of a file of lines also the empty ones."""
+    if file is None:
+        return [Row(text, "", f"text {number}") for number, text in enumerate(inputs, start=1)]
+    given: Any = run.text_format
+    if file.endswith(".tsv"):
+        return tsv.read_sources(file, given.encoding, given.columns)
+    path = absolute(file)
+    rows = [
+        Row(line, "", f"{shown(path)}, line {number}") for number, line in read_lines(path, given.encoding)
+    ]
+    if not any(row.text.strip() for row in rows):
+        raise UsageError(f"{shown(path)} is empty: there is no text in it")
+    return rows
+
+
+def _check_direction(run: SavedRun, direction: str) -> None:
+    columns = getattr(run.text_format, "columns", ())
+    if not columns or all(name.isdecimal() for name in columns):
+        raise UsageError("the run doesn't know from what to what it translates: leave --direction out")
+    if direction.lower() != "-".join(columns).lower():
+        raise UsageError(
+            f"the run translates {'-'.join(columns)}, not {direction}: the other way takes a run of its own, trained "
+            f"with --columns {' '.join(reversed(columns))}"
+        )
+
+
+def _check_output(output: Path, texts: int) -> None:
+    """Refuses a picture of several texts, and what would be written over."""
+    if output.suffix.lower() not in _PICTURES:
+        check_new(output)
+    elif output.suffix != ".png" or output.is_dir():
+        raise UsageError(f"the map of attention is a PNG: --output {suggested(output, 'attention.png')}")
+    elif texts != 1:
+        raise UsageError(
+            f"a map of attention is of one text, and there are {texts}: give one, or a file for the texts, --output "
+            f"{output.with_suffix('.txt')}"
+        )
+
+
+def _most_tokens(run: SavedRun) -> int:
+    """Gives as many as the run was trained to write, where it was trained on targets."""
+    trained_to: int = getattr(run.text_format, "target_length", 0)
+    most = trained_to if trained_to and run.config["data"]["splits"] else _TOKENS
+    window = run.writer.decoder.max_length
+    return most if window is None else min(most, window - 1)
+
+
+def _note_lengths(
+    run: SavedRun, tokens: Sequence[Int32[np.ndarray, "..."]], complete: Sequence[bool], most: int
+) -> None:
+    """Says where more was read than in training, and where texts had no end yet."""
+    trained_on = run.text_format.sequence_length if run.config["data"]["splits"] else ANY_LENGTH
+    if longer := sum(len(row) > trained_on for row in tokens):
+        say(
+            f"{longer} of {len(tokens)} texts: more tokens than the {trained_on} that the run was trained on at most; "
+            "what is written for them may be worse",
+            sys.stderr,
+        )
+    if cut_off := len(complete) - sum(complete):
+        say(
+            f"{cut_off} of {len(tokens)} texts: cut off after {most} tokens; --max-tokens for more",
+            sys.stderr,
+        )
+
+
+def _lines(found: Sequence[Sequence[Translation]], num_samples: int) -> list[str]:
+    """Gives a line for each text that was written."""
+    lines = []
+    for number, texts in enumerate(found, start=1):
+        for one in texts:
+            fields = [" ".join(one.text.splitlines())]
+            if num_samples > 1:
+                fields.insert(0, f"{one.score:.4f}")
+            if num_samples > 1 and len(found) > 1:
+                fields.insert(0, str(number))
+            lines.append("\t".join(fields))
+    return lines
+
+
+def _say_some(rows: Sequence[Sequence[str]]) -> None:
+    say(lay_out(rows[:_SHOWN]))
+    if len(rows) > _SHOWN:
+        say(f"and {len(rows) - _SHOWN:,} more")
+
+
+def print_written(
+    run: SavedRun, inputs: Sequence[str], output: Path | None = None, truncate: bool = False
+) -> None:
+    """Prints what a run writes for texts; for those of a table also into a CSV, with scores where it has targets.
+
+    Args:
+        run: of an encoder and decoder.
+        inputs: texts, or one table, FILE.tsv: a source a line, or source TAB target.
+        output: the CSV of a table; by default predictions.csv in the run directory.
+        truncate: as for `translate`.
+
+    Raises:
+        JaxgenError: for no text, a table that is none, and where the CSV would replace what is none of these.
+    """
+    table = tsv.named_table(inputs)
+    if table is None and output is not None:
+        raise UsageError("--output is for what is written for a table, FILE.tsv: leave it out")
+    rows = _rows(run, inputs, table)
+    output = run.directory.path / "predictions.csv" if output is None else output
+    if table is not None:
+        check_csv(output, HEADER)
+    found = _write(run.writer, rows, _read(run.writer, rows, truncate), max_tokens=_most_tokens(run))
+    texts = [best.text for best, *_ in found]
+    if table is None:
+        say("\n".join(texts))
+        return
+    sources, targets = [row.text for row in rows], [row.other for row in rows if row.other]
+    columns = [sources, texts, *([targets] if targets else [])]
+    _say_some(list(zip(*columns, strict=True)))
+    write_csv(output, [(*HEADER, "target")[: len(columns)], *zip(*columns, strict=True)])
+    if targets:
+        scores = SCORES[run.task.scored_by](texts, targets)
+        say("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+    say(shown(output))
