@@ -11,6 +11,7 @@ from test_run import options
 
 from jaxgen.run import run
 from jaxgen.saved_run import SavedRun
+from jaxgen.translate import translate
 
 SMALL = {"hidden_size": 48, "embedding_size": 16, "batch_tokens": 600, "most_buckets": 2}
 
@@ -23,12 +24,13 @@ def pairs(count, seed):
 
 @pytest.fixture(scope="module")
 def finished(data_dir, tmp_path_factory):
-    """A run that has learnt to write capitals, of three files."""
+    """A run that has learnt to write capitals, of three files, with a tokenizer for each side."""
     directory = tmp_path_factory.mktemp("pairs")
     for seed, (split, count) in enumerate({"train": 600, "valid": 40, "test": 40}.items()):
         lines = [f"{number}\t{text}\t{other}\n" for number, (text, other) in enumerate(pairs(count, seed))]
         (directory / f"{split}.tsv").write_text("".join(lines))
     told = {**SMALL, "data": str(directory), "columns": ("2", "3"), "steps": 250, "learning_rate": 1e-2}
+    told["vocabularies"] = "separate"
     workdir = tmp_path_factory.mktemp("runs") / "run"
     run(*options("dates_attention", data_dir, workdir, **told))
     return workdir
@@ -145,3 +147,96 @@ def test_long_texts_are_cut_off_or_left_out_and_first_words_are_a_rival(cut_off,
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     # The summary, in capitals, is two words: four are the fewest that are tried.
     assert result["first_4_words/rouge1"] > 50
+
+
+def test_translations_are_ranked_and_look_where_the_model_does(finished):
+    """Rows are named by what is written in a step: of this task the letter that is looked at, in capitals."""
+    writer = SavedRun(finished).writer
+    assert writer.writing_tokenizer != writer.tokenizer
+    ((best, second),) = translate(writer, ["abcab"], num_beams=3, num_samples=2, attention=True)
+    assert best.text == "ABCAB" and best.complete and best.score > second.score
+    names, read, weights = best.attention
+    assert ("".join(names), "".join(read)) == ("ABCAB</s>", "abcab</s>")
+    of_model = writer.attention("abcab")["cross_attention"]
+    assert (of_model.queries, of_model.keys) == (names, read)
+    np.testing.assert_allclose(of_model.weights, weights, atol=1e-5)
+
+
+def test_translate_prints_a_line_for_each(finished, capsys, tmp_path):
+    (tmp_path / "in.txt").write_text("abc\n\n" + "c" * 5 + "\n")
+    output = tmp_path / "out.txt"
+    code, out, err = call(capsys, "translate", finished, "abc", "c" * 5, "--beam", 3)
+    assert (code, out, err) == (0, "ABC\nCCCCC\n", "")
+    code, out, err = call(capsys, "translate", finished, tmp_path / "in.txt", "--beam", 3, "--output", output)
+    assert (code, err) == (0, "") and out == f"abc\n  -> ABC\n\n  -> \nccccc\n  -> CCCCC\n{output}\n"
+    assert output.read_text() == "ABC\n\nCCCCC\n"
+    (tmp_path / "in.tsv").write_text("1\tabc\tABC\n2\tccccc\tCCCCC\n")
+    several = ("--beam", 3, "--num-samples", 2)
+    code, out, _ = call(capsys, "translate", finished, tmp_path / "in.tsv", *several)
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert code == 0 and [row[0] for row in rows] == ["1", "1", "2", "2"]
+    assert (rows[0][2], rows[2][2]) == ("ABC", "CCCCC") and float(rows[0][1]) > float(rows[1][1])
+    code, out, _ = call(
+        capsys, "translate", finished, "abc", *several, "--output", tmp_path / "a.png", "--max-tokens", 12
+    )
+    first, _, path = out.splitlines()
+    assert code == 0 and first.split("\t")[1] == "ABC" and path == str(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_translations_of_what_was_never_seen(finished, capsys):
+    """Unknown symbols are bytes: something is written, and what is too long for training is said to be."""
+    code, out, err = call(capsys, "translate", finished, "漢☃", "--beam", 3)
+    assert code == 0 and out.strip() and "more tokens than the" not in err
+    code, out, err = call(capsys, "translate", finished, "abc" * 30, "--beam", 3, "--max-tokens", 2)
+    assert code == 0 and out.count("\n") == 1
+    assert "1 of 1 texts: more tokens than the" in err
+    assert "1 of 1 texts: cut off after 2 tokens; --max-tokens for more" in err
+
+
+def test_translations_that_can_not_be(finished, capsys, tmp_path):
+    (tmp_path / "taken.txt").write_text("mine\n")
+    (tmp_path / "blank.txt").write_text("\n \n")
+    for arguments, message in (
+        (("",), "text 1 is empty"),
+        (("a", " \t"), "text 2 is empty"),
+        ((tmp_path / "blank.txt",), "blank.txt is empty: there is no text in it"),
+        ((tmp_path / "none.txt",), "none.txt"),
+        ((), "give texts, or a file of them, FILE.tsv or FILE.txt"),
+        (("a", "--num-samples", 6), "6 texts of 5 beams"),
+        (("a", "--beam", 0), "num beams is 0"),
+        (("a", "b", "--output", tmp_path / "a.png"), "a map of attention is of one text, and there are 2"),
+        (("a", "--output", tmp_path / "a.svg"), f"is a PNG: --output {tmp_path / 'a.png'}"),
+        (("a", "--output", tmp_path / "taken.txt"), "taken.txt would be written over"),
+        (("a", "--output", tmp_path / "no" / "a.txt"), "there is no directory"),
+        (("a", "--direction", "en-es"), "doesn't know from what to what it translates"),
+    ):
+        code, out, err = call(capsys, "translate", finished, *arguments)
+        assert code in (1, 2) and message in err and (out, err.count("\n")) == ("", 1), err
+    assert (tmp_path / "taken.txt").read_text() == "mine\n"
+
+
+def test_runs_know_their_direction(finished, capsys, tmp_path):
+    copied = tmp_path / "run"
+    copied.mkdir()
+    for file in finished.iterdir():
+        (copied / file.name).symlink_to(file)
+    (copied / "config.json").unlink()
+    config = json.loads((finished / "config.json").read_text())
+    config["data"]["text"]["columns"] = ["en", "es"]
+    (copied / "config.json").write_text(json.dumps(config))
+    code, out, _ = call(capsys, "translate", copied, "abc", "--direction", "EN-es", "--beam", 3)
+    assert (code, out) == (0, "ABC\n")
+    code, _, err = call(capsys, "translate", copied, "abc", "--direction", "es-en")
+    assert code == 2 and "translates en-es, not es-en" in err and "--columns es en" in err
+
+
+def test_a_run_without_attention_ends_and_writes(data_dir, tmp_path, capsys):
+    (tmp_path / "train.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in pairs(60, 0)))
+    told = {**SMALL, "data": str(tmp_path / "train.tsv"), "steps": 2, "attention": "none"}
+    run(*options("dates_attention", data_dir, tmp_path / "run", **told))
+    assert not list((tmp_path / "run" / "plots").glob("*attention*"))
+    code, _, err = call(capsys, "translate", tmp_path / "run", "abc", "--output", tmp_path / "a.png")
+    assert code == 2 and "this model has no attention to look at" in err
+    code, _, err = call(capsys, "plot", tmp_path / "run", "--text", "abc")
+    assert code == 2 and "neither attention to look at nor hidden units" in err

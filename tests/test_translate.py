@@ -1,0 +1,124 @@
+"""Translations by models with random weights: unknown words, contexts, several texts for each, and their scores."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.data.subwords import SpecialTokens, Subwords
+from jaxgen.data.tokenizers import Bytes, Words
+from jaxgen.errors import UsageError
+from jaxgen.generate import beam
+from jaxgen.models import EncoderDecoderTransformer, RecurrentEncoderDecoder
+from jaxgen.tasks import SequenceToSequence
+from jaxgen.train.state import TrainState
+from jaxgen.translate import translate
+from jaxgen.writing import Writer
+
+SPECIAL = SpecialTokens(pad="<pad>", end="</s>", unknown="<unk>")
+READ = Words.train(["the house is near the river"], 20)
+WRITTEN = Subwords.train_word_pieces(["la casa queda cerca del rio"], 40, SPECIAL)
+
+
+def writer_of(model, tokenizer, target_tokenizer=None, favoured=None):
+    """Gives a writer with random weights, to which a token is likelier than all others if one is favoured."""
+    task = SequenceToSequence(model)
+    params, model_state = task.init(jax.random.key(0), {})
+    if favoured is not None:
+        params["output_bias"] = params["output_bias"].at[favoured].set(20.0)
+    key = jax.random.key(0)
+    state = TrainState(jnp.int32(0), params, model_state, (), (), key, None)
+    return Writer(task, state, tokenizer, target_tokenizer)
+
+
+def recurrent(**options):
+    sizes = {"embedding_size": 8, "hidden_size": 8, "source_vocabulary_size": len(READ.vocabulary)}
+    return RecurrentEncoderDecoder(len(WRITTEN.vocabulary), **{**sizes, **options})
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_what_was_looked_at_most_stands_in_the_place_of_unknown_words(num_beams):
+    """Words that the reading tokenizer doesn't know either come as they were, with their case."""
+    writer = writer_of(recurrent(), READ, WRITTEN, favoured=WRITTEN.special_id("unknown"))
+    ((best,), (other,)) = translate(
+        writer, ["The Zebra is near Xanadu", "Ypsilon!"], num_beams=num_beams, max_tokens=4, attention=True
+    )
+    assert best.attention.keys == ["The", "Zebra", "is", "near", "Xanadu"]
+    assert [name.strip() for name in best.attention.queries] == ["<unk>"] * 4
+    (weights,) = best.attention.weights[0]
+    assert weights.shape == (4, 5)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+    assert best.text.split() == [best.attention.keys[place] for place in weights.argmax(axis=-1)]
+    assert set(other.text.split()) <= {"Ypsilon", "!"} and not other.complete
+
+
+def test_without_attention_unknown_words_stay():
+    writer = writer_of(
+        recurrent(attention_kind="none"), READ, WRITTEN, favoured=WRITTEN.special_id("unknown")
+    )
+    ((best,),) = translate(writer, ["the Zebra"], num_beams=1, max_tokens=3)
+    assert best.text == "<unk> <unk> <unk>" and best.attention is None
+    with pytest.raises(UsageError, match="this model has no attention to look at"):
+        translate(writer, ["the Zebra"], attention=True)
+    with pytest.raises(UsageError, match="neither attention to look at nor hidden units"):
+        writer.activations("the Zebra")
+
+
+def test_several_texts_with_their_scores():
+    """A score is what the whole model gives to the text; sentences of one bucket are compiled once."""
+    writer = writer_of(recurrent(), READ, WRITTEN)
+    search = {"num_beams": 4, "num_samples": 3, "max_tokens": 5, "length_penalty": 0.6}
+    ((best, second, third),) = translate(writer, ["the house"], **search)
+    assert best.score >= second.score >= third.score and len({best.text, second.text, third.text}) == 3
+    compiled = beam._run._cache_size()
+    assert [texts[0].text for texts in translate(writer, ["the house is near the river"], **search)]
+    assert beam._run._cache_size() == compiled
+    ((greedy,),) = translate(writer, ["the house"], num_beams=1, max_tokens=5, length_penalty=0.6)
+    source = READ.encode("the house")[None]
+    params = {"params": writer.state.params}
+    tokens, nats = [0], 0.0
+    for _ in range(5):
+        logits = writer.task.model.apply(params, source, np.array([tokens]))[0, -1]
+        tokens.append(int(logits.argmax()))
+        nats -= float(jax.nn.log_softmax(logits)[tokens[-1]])
+        if tokens[-1] == WRITTEN.special_id("end"):
+            break
+    assert greedy.score == pytest.approx(-nats / (len(tokens) - 1) ** 0.6, rel=1e-4)
+    assert best.score >= greedy.score - 1e-5
+    with pytest.raises(UsageError, match="3 texts of 2 beams"):
+        translate(writer, ["the house"], num_beams=2, num_samples=3)
+
+
+def test_texts_beyond_a_context():
+    """Up to the context texts are read, though their bucket is longer; beyond it they are refused, or cut off."""
+    model = EncoderDecoderTransformer(
+        256, embedding_size=8, num_layers=1, num_heads=1, positions="learned", context_length=24
+    )
+    writer = writer_of(model, Bytes())
+    short = {"num_beams": 1, "max_tokens": 4}
+    ((fits,),) = translate(writer, ["a" * 24], **short)
+    with pytest.raises(
+        UsageError, match=r"text 2: the text has 30 tokens, and there is room for 24: .*--truncate"
+    ):
+        translate(writer, ["a", "a" * 30], **short)
+    assert translate(writer, ["a" * 30], truncate=True, **short) == [[fits]]
+    with pytest.raises(UsageError, match="a text to read has 30 tokens, and the model reads 24 at most"):
+        writer.write(["a" * 30], max_tokens=4)
+    with pytest.raises(UsageError, match="more than the model's window of 24"):
+        translate(writer, ["a"], num_beams=1, max_tokens=24)
+
+
+def test_texts_in_which_there_is_nothing():
+    for texts, told in (
+        (["the", ""], "text 2 is empty"),
+        ([" \n"], "text 1 is empty"),
+        ([], "no text to write"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            translate(writer_of(recurrent(), READ, WRITTEN), texts)
+    import tokenizers
+
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1}, []))
+    letters = writer_of(recurrent(source_vocabulary_size=2), Subwords(made.to_str()), WRITTEN)
+    with pytest.raises(UsageError, match="text 1: none of its characters is known to the run's tokenizer"):
+        translate(letters, ["漢字"])
