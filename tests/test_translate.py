@@ -1,9 +1,12 @@
 """Translations by models with random weights: unknown words, contexts, several texts for each, and their scores."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 
 from jaxgen.data.subwords import SpecialTokens, Subwords
 from jaxgen.data.tokenizers import Bytes, Words
@@ -26,8 +29,8 @@ def writer_of(model, tokenizer, target_tokenizer=None, favoured=None):
     params, model_state = task.init(jax.random.key(0), {})
     if favoured is not None:
         params["output_bias"] = params["output_bias"].at[favoured].set(20.0)
-    key = jax.random.key(0)
-    state = TrainState(jnp.int32(0), params, model_state, (), (), key, None)
+    others = {"opt_state": (), "carry": (), "ema_params": None, "rng": jax.random.key(0)}
+    state = TrainState(step=jnp.int32(0), params=params, model_state=model_state, **others)
     return Writer(task, state, tokenizer, target_tokenizer)
 
 
@@ -109,16 +112,12 @@ def test_texts_beyond_a_context():
 
 
 def test_texts_in_which_there_is_nothing():
-    for texts, told in (
-        (["the", ""], "text 2 is empty"),
-        ([" \n"], "text 1 is empty"),
-        ([], "no text to write"),
-    ):
+    writer = writer_of(recurrent(), READ, WRITTEN)
+    texts = {"text 2 is empty": ["the", ""], "text 1 is empty": [" \n"], "no text to write": []}
+    for told, given in texts.items():
         with pytest.raises(UsageError, match=told):
-            translate(writer_of(recurrent(), READ, WRITTEN), texts)
-    import tokenizers
-
+            translate(writer, given)
     made = tokenizers.Tokenizer(tokenizers.models.BPE({"a": 0, "b": 1}, []))
-    letters = writer_of(recurrent(source_vocabulary_size=2), Subwords(made.to_str()), WRITTEN)
+    letters = dataclasses.replace(writer, tokenizer=Subwords(made.to_str()))
     with pytest.raises(UsageError, match="text 1: none of its characters is known to the run's tokenizer"):
         translate(letters, ["漢字"])
