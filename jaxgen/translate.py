@@ -264,13 +264,16 @@ def _rows(run: SavedRun, inputs: Sequence[str], file: str | None) -> list[Row]:
 
 
 def _check_direction(run: SavedRun, direction: str) -> None:
-    columns = getattr(run.text_format, "columns", ())
-    if not columns or all(name.isdecimal() for name in columns):
+    """Refuses another direction than that of the columns, or of the two files, that the run was trained on."""
+    names = getattr(run.text_format, "columns", ())
+    files = run.config["data"]["name"].split(",")
+    if not names and len(files) == 2:
+        names = [Path(file.removesuffix(".gz")).suffix.removeprefix(".") for file in files]
+    if not all(names) or all(name.isdecimal() for name in names):
         raise UsageError("the run doesn't know from what to what it translates: leave --direction out")
-    if direction.lower() != "-".join(columns).lower():
+    if direction.lower() != "-".join(names).lower():
         raise UsageError(
-            f"the run translates {'-'.join(columns)}, not {direction}: the other way takes a run of its own, trained "
-            f"with --columns {' '.join(reversed(columns))}"
+            f"the run translates {'-'.join(names)}, not {direction}: the other way takes a run of its own"
         )
 
 

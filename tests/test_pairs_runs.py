@@ -223,12 +223,17 @@ def test_runs_know_their_direction(finished, capsys, tmp_path):
         (copied / file.name).symlink_to(file)
     (copied / "config.json").unlink()
     config = json.loads((finished / "config.json").read_text())
+    del config["data"]["text"]["columns"]
+    config["data"]["name"] = "/data/train.en,/data/train.es.gz"
+    (copied / "config.json").write_text(json.dumps(config))
+    code, _, err = call(capsys, "translate", copied, "abc", "--direction", "fr-es")
+    assert code == 2 and "translates en-es, not fr-es" in err
     config["data"]["text"]["columns"] = ["en", "es"]
     (copied / "config.json").write_text(json.dumps(config))
     code, out, _ = call(capsys, "translate", copied, "abc", "--direction", "EN-es", "--beam", 3)
     assert (code, out) == (0, "ABC\n")
     code, _, err = call(capsys, "translate", copied, "abc", "--direction", "es-en")
-    assert code == 2 and "translates en-es, not es-en" in err and "--columns es en" in err
+    assert code == 2 and "translates en-es, not es-en: the other way takes a run of its own" in err
 
 
 def test_a_run_without_attention_ends_and_writes(data_dir, tmp_path, capsys):
