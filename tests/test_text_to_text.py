@@ -263,7 +263,7 @@ def test_what_is_read_and_written_is_looked_at(imported, writer, capsys):
     encoder, decoder, cross = (found[f"{name}_attention"] for name in ("encoder", "decoder", "cross"))
     assert (encoder.queries, encoder.keys) == (read, read)
     # What is written is named in the map of where it looks, what is read again in that of the decoder.
-    assert cross.keys == read and "".join(cross.queries[:-1]) == written[: len(cross.queries) - 1]
+    assert cross.keys == read and written.startswith("".join(cross.queries[:-1]))
     assert decoder.queries[1:] == cross.queries[:-1]
     assert decoder.queries == decoder.keys and "".join(decoder.queries) == f"<pad>{written}"
     assert encoder.weights.shape == (2, 4, 6, 6)
