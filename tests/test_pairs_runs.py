@@ -136,6 +136,11 @@ def test_each_text_may_have_a_vocabulary_of_its_own(model, data_dir, tmp_path):
     assert sizes == (len(given.writing_tokenizer.vocabulary), len(given.tokenizer.vocabulary))
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert saved.evaluate(("test",))["test/loss"] == pytest.approx(result["test/loss"], rel=1e-5)
+    with (tmp_path / "run" / "samples" / "test.csv").open() as file:
+        assert all(row["target"] == row["source"].upper() for row in csv.DictReader(file))
+    ((best,),) = translate(saved.writer, ["abä"], num_beams=2, max_tokens=3, attention=True)
+    assert "".join(best.attention.keys) == "abää</s>" and best.text in "".join(best.attention.queries)
+    assert best.attention.weights.sum(axis=-1) == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.parametrize("cut_off", [True, False])
