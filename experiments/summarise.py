@@ -7,7 +7,6 @@ jaxgen predict runs/summarise/DATE-TIME "A text to be summed up."
 jaxgen evaluate runs/summarise/DATE-TIME --split test      # ROUGE
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +19,7 @@ from jaxgen.pairs_config import RecurrentPairsConfig
 from jaxgen.run import main
 from jaxgen.tasks import SequenceToSequence
 from jaxgen.text_scores import rouge
+from jaxgen.text_to_text import texts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,26 +63,13 @@ def make_task(config: Config, train: Source) -> SequenceToSequence:
 
 def lead(task: SequenceToSequence, train: Source, test: Source) -> dict[str, float]:
     """Gives ROUGE of the text's first words in the place of a summary: so many as are best on what is trained on."""
-    some = _pairs(train, np.arange(0, len(train), -(-len(train) // 1000)))
+    some, all_ = texts_of(train, np.arange(0, len(train), -(-len(train) // 1000))), texts_of(test)
 
-    def score(pairs: Sequence[tuple[str, str]], count: int) -> dict[str, float]:
-        return rouge([" ".join(text.split()[:count]) for text, _ in pairs], [summary for _, summary in pairs])
+    def score(pairs: tuple[list[str], list[str]], count: int) -> dict[str, float]:
+        return rouge([" ".join(text.split()[:count]) for text in pairs[0]], pairs[1])
 
     count = max(range(4, 31, 2), key=lambda count: score(some, count)["rougeL"])
-    found = score(_pairs(test, np.arange(len(test))), count)
-    return {f"first_{count}_words/{name}": value for name, value in found.items()}
-
-
-def _pairs(source: Source, rows: np.ndarray) -> list[tuple[str, str]]:
-    examples, given = source.gather(rows), source.text
-    told = zip(examples["tokens"], examples["lengths"], examples["labels"], strict=True)
-    return [
-        (
-            given.tokenizer.decode(tokens[: length - len(given.last)]),
-            given.writing_tokenizer.decode(labels[labels >= 0][: -len(given.last_written)]),
-        )
-        for tokens, length, labels in told
-    ]
+    return {f"first_{count}_words/{name}": value for name, value in score(all_, count).items()}
 
 
 EXPERIMENT = Experiment(

@@ -61,6 +61,8 @@ def evaluate(
     split: tuple[str, ...] = (),
     data: str | None = None,
     truncate: bool = False,
+    beam: int = 1,
+    length_penalty: float = 1.0,
     data_dir: Path | None = None,
 ) -> None:
     """Evaluate a saved run again, from its directory alone, or a model of texts on any text or table of texts.
@@ -73,12 +75,14 @@ def evaluate(
         data: another text, or table of texts: the path of a file or directory, of which all is read, or a set, of which
             its test split is.
         truncate: cut texts of such a table off that are longer than those that the run was trained on may be.
+        beam: hypotheses of the search for what is written; with 1 it is greedy.
+        length_penalty: of the search; above 0 favours long texts, below 0 short ones.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     from jaxgen.print_evaluation import print_evaluation
     from jaxgen.saved_run import SavedRun
 
-    print_evaluation(SavedRun(run, data_dir), split, data, truncate)
+    print_evaluation(SavedRun(run, data_dir), split, data, truncate, beam, length_penalty)
 
 
 @_app.command

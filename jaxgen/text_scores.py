@@ -1,5 +1,6 @@
 """Scores of written texts against those that should have been written."""
 
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, floa
     Args and Raises are those of `rouge`.
 
     Returns:
-        `bleu` and `chrf`, from 0 to 100; `signature` tells of which kind they are.
+        `bleu` and `chrf`, from 0 to 100; `signatures` tells of which kind they are.
     """
     _check(hypotheses, references)
     return {
@@ -44,10 +45,13 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, floa
     }
 
 
-def signature() -> dict[str, str]:
-    """Gives sacrebleu's signatures of `bleu` and `chrf`, with which figures of others can be compared."""
-    found = {}
-    for name, metric in corpus_metrics().items():
+def signatures(scored_by: str) -> dict[str, str]:
+    """Tells of which kind scores are, so that figures of others can be compared: sacrebleu's, and one of ROUGE."""
+    if scored_by == "rouge":
+        version = importlib.metadata.version("rouge-score")
+        return {"rouge": f"rouge-score|version:{version}|measure:f1|stemmer:yes|mean of pairs"}
+    found: dict[str, str] = {}
+    for name, metric in corpus_metrics().items() if scored_by == "bleu" else ():
         metric.corpus_score(["a"], [["a"]])  # it is complete only after use
         found[name] = str(metric.get_signature())
     return found

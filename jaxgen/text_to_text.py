@@ -151,24 +151,10 @@ def of_pairs(source: Source) -> bool:
     return isinstance(source.text, SequenceFormat) and "labels" in source[0]
 
 
-def score_split(
-    directory: RunDirectory, task: Any, state: TrainState, source: Source, stem: str
-) -> dict[str, float]:
-    """Writes for each example of a split with targets, and gives their scores; nothing for a split without targets.
-
-    Args:
-        directory: of the run, in whose `samples/STEM.csv` what is written is kept, beside sources and targets.
-        task: such as `SequenceToSequence`.
-        state: what was trained.
-        source: the split.
-        stem: names the file.
-
-    Raises:
-        JaxgenError: where the file can't be written.
-    """
-    if not of_pairs(source):
-        return {}
-    given, examples = source.text, source.gather(np.arange(len(source)))
+def texts_of(source: Source, rows: Int32[np.ndarray, " rows"] | None = None) -> tuple[list[str], list[str]]:
+    """Gives the texts to read and to write of a split of pairs, all or some, from their tokens."""
+    given = source.text
+    examples = source.gather(np.arange(len(source)) if rows is None else rows)
 
     def decoded(row: Int32[np.ndarray, "..."], tokenizer: Tokenizer, around: tuple[int, ...]) -> str:
         ids = [int(token) for token in row if token >= 0 and int(token) not in around]
@@ -178,8 +164,30 @@ def score_split(
         decoded(row[:length], given.tokenizer, (*given.first, *given.last))
         for row, length in zip(examples["tokens"], examples["lengths"], strict=True)
     ]
-    targets = [decoded(row, given.writing_tokenizer, given.last_written) for row in examples["labels"]]
-    texts = [text.strip() for text in write_split(task, state, source)]
+    return sources, [decoded(row, given.writing_tokenizer, given.last_written) for row in examples["labels"]]
+
+
+def score_split(
+    directory: RunDirectory, task: Any, state: TrainState, source: Source, stem: str, **search: Any
+) -> dict[str, float]:
+    """Writes for each example of a split with targets, and gives their scores; nothing for a split without targets.
+
+    Args:
+        directory: of the run, in whose `samples/STEM.csv` what is written is kept, beside sources and targets.
+        task: such as `SequenceToSequence`.
+        state: what was trained.
+        source: the split.
+        stem: names the file.
+        search: `num_beams` and `length_penalty`, as for `write_split`.
+
+    Raises:
+        JaxgenError: where the file can't be written.
+        UsageError: as `write_split`.
+    """
+    if not of_pairs(source):
+        return {}
+    sources, targets = texts_of(source)
+    texts = [text.strip() for text in write_split(task, state, source, **search)]
     write_csv(
         directory.samples / f"{stem}.csv",
         [(*HEADER, "target"), *zip(sources, texts, targets, strict=True)],

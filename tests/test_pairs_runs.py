@@ -60,6 +60,15 @@ def test_directory_alone_is_enough_to_evaluate_and_to_write(finished, capsys):
     assert f"test/exact_accuracy {100 * result['test/exact_accuracy']:.2f} %" in out
     code, out, _ = call(capsys, "predict", finished, "abcab", "c")
     assert (code, out) == (0, "ABCAB\nC\n")
+    # By beams another file is written, and the first is left as it is.
+    before = (finished / "samples" / "test.csv").read_bytes()
+    code, out, err = call(capsys, "evaluate", finished, "--split", "test", "--beam", 3)
+    assert (code, err) == (0, "") and "test-beam-3.csv" in out
+    assert (finished / "samples" / "test.csv").read_bytes() == before
+    with (finished / "samples" / "test-beam-3.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    right = sum(row["hypothesis"] == row["target"] for row in rows)
+    assert f"test/exact_accuracy {100 * right / 40:.2f} %" in out
 
 
 def test_the_mean_of_the_last_checkpoints_is_a_run_of_its_own(finished, capsys):

@@ -3,7 +3,7 @@
 import pytest
 
 from jaxgen.errors import JaxgenError
-from jaxgen.text_scores import bleu, exact, rouge, signature
+from jaxgen.text_scores import bleu, exact, rouge, signatures
 
 
 def test_known_values():
@@ -35,7 +35,8 @@ def test_bleu_and_chrf_are_of_all_texts_together():
     # Of 11 words 10 are right, of 9 pairs 7, of 7 threes 5, of 5 fours 3; nothing is too short.
     assert found["bleu"] == pytest.approx(100 * (10 / 11 * 7 / 9 * 5 / 7 * 3 / 5) ** 0.25)
     assert 70 < found["chrf"] < 100
-    assert signature()["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
+    assert signatures("bleu")["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
+    assert signatures("rouge")["rouge"].startswith("rouge-score|version:") and not signatures("exact")
 
 
 def test_exact_texts_are_counted():
