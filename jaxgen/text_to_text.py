@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Integer
 
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source
@@ -151,7 +151,7 @@ def of_pairs(source: Source) -> bool:
     return isinstance(source.text, SequenceFormat) and "labels" in source[0]
 
 
-def texts_of(source: Source, rows: Int32[np.ndarray, " rows"] | None = None) -> tuple[list[str], list[str]]:
+def texts_of(source: Source, rows: Integer[np.ndarray, " rows"] | None = None) -> tuple[list[str], list[str]]:
     """Gives the texts to read and to write of a split of pairs, all or some, from their tokens."""
     given = source.text
     examples = source.gather(np.arange(len(source)) if rows is None else rows)
