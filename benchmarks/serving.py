@@ -39,9 +39,12 @@ def torch_peak() -> float:
 
 
 def jaxgen_training(
-    task: Any, source: Any, batch_size: int, steps_per_call: int, optimizer: Any = None
+    task: Any, source: Any, batch_size: int, steps_per_call: int, optimizer: Any = None, lap: int | None = None
 ) -> Work:
-    """Makes what trains a task as `fit` does, by Adam unless another optimiser is given, the set on the device."""
+    """Makes what trains a task as `fit` does, by Adam unless another optimiser is given, the set on the device.
+
+    Where a lap is given, it goes on with the first batch again after so many, by as many steps a call as divide it.
+    """
     import jax
     import optax
 
@@ -64,7 +67,7 @@ def jaxgen_training(
         end = position + steps
         while position < end:
             count = min(feed.steps_per_call, end - position)
-            state, _ = run(state, position, count)
+            state, _ = run(state, position if lap is None else position % lap, count)
             position += count
         jax.block_until_ready(state.params)
 
