@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32, Key
 from jaxgen.generate.contract import DecodeOutput, Decoder
 from jaxgen.generate.drawing import log_normalizer
 from jaxgen.generate.sampling import History, Sampler, check_token
+from jaxgen.models.cache import Shared
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,12 @@ def asked(output: DecodeOutput, extras: bool) -> DecodeOutput:
 
 
 def repeat_rows(tree: Any, times: int) -> Any:
-    """Gives each row so often, next to each other."""
-    return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), tree)
+    """Gives each row so often, next to each other, but for what is shared."""
+
+    def repeat(node: Any) -> Any:
+        return node if isinstance(node, Shared) else jnp.repeat(node, times, axis=0)
+
+    return jax.tree.map(repeat, tree, is_leaf=lambda node: isinstance(node, Shared))
 
 
 def make_room(now: Any, time: int) -> Any:

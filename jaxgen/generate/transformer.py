@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
 from jaxgen.generate.contract import DecodeOutput
-from jaxgen.models.cache import with_room
+from jaxgen.models.cache import Own, with_room
 from jaxgen.models.gpt import GPT
 from jaxgen.models.masks import last
 
@@ -44,7 +44,7 @@ class CausalDecoder:
         variables: Any = {"params": params, **model_state}
         read: Any = self.model.apply(variables, prompt, prompt_lengths, method="prefill")
         features, layers = read
-        layers = tuple({"own": with_room(layer["own"], max_length)} for layer in layers)
+        layers = tuple({"own": Own(with_room(layer["own"], max_length))} for layer in layers)
         logits: Any = self.model.apply(variables, last(features, prompt_lengths), method="logits")
         return DecodeOutput(logits), {"layers": layers, "lengths": prompt_lengths}
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Float32, Int32, Integer
 from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import AnyArray
 from jaxgen.models.attention import AttentionInit
-from jaxgen.models.cache import with_room
+from jaxgen.models.cache import Own, Shared, with_room
 from jaxgen.models.layers import Dropout, check_sizes, dtype_name, kernel_init
 from jaxgen.models.masks import Masks, last
 from jaxgen.models.positions import sinusoidal
@@ -132,11 +132,15 @@ class TransformerPair(nn.Module):
         """
         written = self.written(tokens, lengths, encoded, source_lengths)
         hidden, layers = self.decoder.prefill(*written)
-        layers = tuple({**layer, "own": with_room(layer["own"], max_length)} for layer in layers)
+        layers = tuple(
+            {"own": Own(with_room(layer["own"], max_length)), "cross": Shared(layer["cross"])}
+            for layer in layers
+        )
         logits = self.logits(self.scaled(self.decoder_norm(last(hidden, lengths))))
         weights = jnp.moveaxis(self.decoder.weights(*written)["cross"], 1, 0)
         attention = last(jnp.moveaxis(_aligned(weights), 1, 2), lengths).mean(axis=1)
-        return logits, attention, {"layers": layers, "lengths": lengths, "source_lengths": source_lengths}
+        cache = {"layers": layers, "lengths": lengths, "source_lengths": Shared(source_lengths)}
+        return logits, attention, cache
 
     def step(
         self, tokens: Int32[Array, " batch"], cache: Any
@@ -292,7 +296,7 @@ class EncoderDecoderTransformer(TransformerPair):
         """Gives one more embedded token a row, and what the decoder's blocks are told in a step."""
         lengths = cache["lengths"]
         embedded = self._at(self.token_embedding(tokens[:, None]), lengths[:, None])[:, 0]
-        return embedded, Step(lengths, source_lengths=cache["source_lengths"])
+        return embedded, Step(lengths, source_lengths=cache["source_lengths"].of_prompts)
 
     def _placed(self, embedding: nn.Embed, tokens: AnyArray) -> Float[Array, "batch time width"]:
         tokens = jnp.asarray(tokens)

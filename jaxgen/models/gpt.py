@@ -209,9 +209,9 @@ class GPT(nn.Module):
     def step(
         self,
         tokens: Int32[Array, " batch"],
-        caches: tuple[dict[str, Cache], ...],
+        caches: tuple[dict[str, Any], ...],
         lengths: Int32[Array, " batch"],
-    ) -> tuple[Float[Array, "batch width"], tuple[dict[str, Cache], ...]]:
+    ) -> tuple[Float[Array, "batch width"], tuple[dict[str, Any], ...]]:
         """Reads one more token a row behind `lengths` others; gives its features, and the caches with it."""
         positions = lengths[:, None]
         hidden = self._placed(self.token_embedding(tokens[:, None]), positions)[:, 0]

@@ -54,13 +54,25 @@ def score(
     """Gives the scores of one query a row: query . key, or with an energy its product with tanh(query + key).
 
     The first is Luong et al. 2015, equation 8, whose key is projected already; the second Bahdanau et al. 2015,
-    appendix A.1.2.
+    appendix A.1.2. Where there are fewer sources, as many queries, one after the other, share each of them.
     """
+    if len(query) != len(source.keys):
+        shared = query.reshape(len(source.keys), -1, query.shape[1])
+        scores = jax.vmap(lambda one: score(one, source, energy), 1, 1)(shared)
+        return scores.reshape(len(query), -1)
     if energy is None:
         scores = jnp.einsum("bd,bsd->bs", query, source.keys)
     else:
         scores = (jnp.tanh(source.keys + query[:, None]) * energy[:, None]).sum(axis=-1)
     return scores + source.unseen
+
+
+def average(
+    weights: Float[Array, "batch source_time"], source: Source
+) -> Float[Array, "batch width"]:
+    """Gives the values as they are weighed by each row; sources may be shared, as by `score`."""
+    shared = weights.reshape(len(source.values), -1, weights.shape[1])
+    return jnp.einsum("bqs,bsw->bqw", shared, source.values).reshape(len(weights), -1)
 
 
 def _score_backwards(
@@ -133,7 +145,7 @@ def _step(
         query = multiply(hidden, params["query_kernel"]) if "query_kernel" in params else hidden
         scores = score(query, source, _energy(params))
         weights = jax.nn.softmax(scores)
-        summed += jnp.einsum("bs,bsw->bw", weights, source.values)
+        summed += average(weights, source)
     squashed = jnp.tanh(summed)
     state = State(tuple(layers), drop(squashed, kept, "vector"))
     return state, _Made(tuple(gates), query, weights, squashed), scores

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Float32, Int32, Integer
 from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import AnyArray
 from jaxgen.models.attentive_recurrent import KINDS, AttentiveRecurrent
+from jaxgen.models.cache import Shared
 from jaxgen.models.cells import CELLS
 from jaxgen.models.copying import Copying, copying, log_mixture
 from jaxgen.models.layers import Dropout, check_dropout, check_sizes, dtype_name, kernel_init
@@ -250,26 +251,29 @@ class RecurrentEncoderDecoder(nn.Module):
         embedded = self._embedded(self.token_embedding, jnp.asarray(tokens), False)
         states, scores = self.decoder.prefill(embedded, encoded.state, encoded.source)
         embedded, state, scores = jax.tree.map(lambda leaf: last(leaf, lengths), (embedded, states, scores))
-        return self._predicted(embedded, state, scores, encoded)
+        of_prompts = Shared((encoded.tokens, encoded.source))
+        return self._predicted(embedded, state, scores, {"of_prompts": of_prompts})
 
     def step(
-        self, tokens: Int32[Array, " batch"], cache: Encoded
+        self, tokens: Int32[Array, " batch"], cache: Any
     ) -> tuple[Float32[Array, "batch vocabulary_size"], Float32[Array, "batch source_time"] | None, Any]:
         """Reads one more token a row; gives the logits behind it, the attention, and the cache with it."""
         embedded = self._embedded(self.token_embedding, tokens, False)
-        state, scores = self.decoder.step(embedded, cache.state, cache.source)
+        _, source = cache["of_prompts"].of_prompts
+        state, scores = self.decoder.step(embedded, cache["state"], source)
         return self._predicted(embedded, state, scores, cache)
 
     def _predicted(
-        self, embedded: Array, state: State, scores: Array | None, encoded: Encoded
-    ) -> tuple[Array, Array | None, Encoded]:
+        self, embedded: Array, state: State, scores: Array | None, cache: Any
+    ) -> tuple[Array, Array | None, Any]:
         logits, attention = self.logits(state.vector), None
         if scores is not None:
             attention = jax.nn.softmax(scores)
         if self.copies and scores is not None:
             told = copying(self._gate(state.vector, embedded), scores)
-            logits = log_mixture(logits, told, encoded.tokens)
-        return logits, attention, encoded._replace(state=state)
+            tokens, _ = cache["of_prompts"].of_prompts
+            logits = log_mixture(logits, told, jnp.repeat(tokens, len(logits) // len(tokens), axis=0))
+        return logits, attention, {**cache, "state": state}
 
     def _written(
         self, source: AnyArray, tokens: AnyArray, source_lengths: AnyArray | None, train: bool

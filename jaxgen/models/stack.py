@@ -69,8 +69,8 @@ class Stack(nn.Module):
         return hidden, tuple(caches)
 
     def step(
-        self, hidden: Float[Array, "batch width"], caches: tuple[dict[str, Cache], ...], step: Step
-    ) -> tuple[Float[Array, "batch width"], tuple[dict[str, Cache], ...], tuple[Array | None, ...]]:
+        self, hidden: Float[Array, "batch width"], caches: tuple[dict[str, Any], ...], step: Step
+    ) -> tuple[Float[Array, "batch width"], tuple[dict[str, Any], ...], tuple[Array | None, ...]]:
         """Reads one more token a row; gives the caches, and each block's weights of the source as well."""
         after, weights = [], []
         for block, before in zip(self.layer, caches, strict=True):

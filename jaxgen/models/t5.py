@@ -159,8 +159,9 @@ class T5(TransformerPair):
     def one_more(self, tokens: Int32[Array, " batch"], cache: Any) -> tuple[Array, Step]:
         """Gives one more embedded token a row, and what the decoder's blocks are told in a step."""
         lengths = cache["lengths"]
-        bias = self.decoder_bias.at(jnp.arange(room(cache["layers"][0]["own"])) - lengths[:, None])
-        return self.token_embedding(tokens), Step(lengths, bias=bias, source_lengths=cache["source_lengths"])
+        bias = self.decoder_bias.at(jnp.arange(room(cache["layers"][0]["own"].cache)) - lengths[:, None])
+        step = Step(lengths, bias=bias, source_lengths=cache["source_lengths"].of_prompts)
+        return self.token_embedding(tokens), step
 
     def scaled(self, features: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Gives the features as the last layer wants them: of the scale of its weights, where it is tied."""

@@ -16,7 +16,7 @@ from jaxgen.models.attention import (
     Projection,
     check_kv_heads,
 )
-from jaxgen.models.cache import Cache, as_cache, attend_to_cache, weights_of_cache, write_to_cache
+from jaxgen.models.cache import Cache, as_cache, attend_to_cache, weights_of_cache
 from jaxgen.models.layers import Dropout, check_dropout, check_sizes
 from jaxgen.models.masks import UNMASKED, Masks
 from jaxgen.models.positions import Rotation
@@ -125,7 +125,7 @@ class Step(NamedTuple):
         lengths: tokens of each row that were read before.
         rotation: of the token's query and key.
         bias: of its scores, [batch, heads, keys].
-        source_lengths: of what a block with `cross` attends to.
+        source_lengths: of what a block with `cross` attends to; of each prompt, which several rows may go on from.
     """
 
     lengths: Array
@@ -250,9 +250,14 @@ class Block(nn.Module):
         return self._feed_forward(hidden, train), cache
 
     def step(
-        self, hidden: Float[Array, "batch width"], cache: dict[str, Cache], step: Step
-    ) -> tuple[Float[Array, "batch width"], dict[str, Cache], Float[Array, "batch heads keys"] | None]:
+        self, hidden: Float[Array, "batch width"], cache: dict[str, Any], step: Step
+    ) -> tuple[Float[Array, "batch width"], dict[str, Any], Float[Array, "batch heads keys"] | None]:
         """Does for one more token a row what a call does for all; keys and values are written behind those before.
+
+        Args:
+            hidden: what the block before gives.
+            cache: `own`, an `Own` or `Several` of `jaxgen.models.cache`, and `cross`, a `Shared` one.
+            step: what all blocks are told.
 
         Returns:
             What goes to the next block, the cache, and the weights that are given to a source, where there is one.
@@ -260,9 +265,9 @@ class Block(nn.Module):
         attention, scale = self.attention, self.architecture.scale
         read = self._read(hidden, self.attention_norm)[:, None]
         own = attention.keys_and_values(read, step.rotation)
-        written = write_to_cache(cache["own"], as_cache(own), step.lengths)
+        written = cache["own"].write(as_cache(own), step.lengths)
         query = attention.queries(read, step.rotation)[:, 0]
-        attended = attend_to_cache(query, written, step.lengths + 1, scale=scale, bias=step.bias)
+        attended = written.attend(query, step.lengths + 1, scale=scale, bias=step.bias)
         change = attention.output(attended.reshape(len(hidden), -1))
         hidden, cache, weights = (
             self._add(hidden, change, self.attention_norm),
@@ -272,9 +277,10 @@ class Block(nn.Module):
         if self.architecture.cross:
             read = self._read(hidden, self.cross_attention_norm)[:, None]
             query = self.cross_attention.queries(read)[:, 0]
-            attended = attend_to_cache(query, cache["cross"], step.source_lengths, scale=scale)
+            cross = cache["cross"].of_prompts
+            attended = attend_to_cache(query, cross, step.source_lengths, scale=scale)
             # Made once more, but only where somebody wants to see them: XLA drops what nothing reads.
-            weights = weights_of_cache(query, cache["cross"], step.source_lengths, scale=scale)
+            weights = weights_of_cache(query, cross, step.source_lengths, scale=scale)
             change = self.cross_attention.output(attended.reshape(len(hidden), -1))
             hidden = self._add(hidden, change, self.cross_attention_norm)
         return self._feed_forward(hidden), cache, weights
