@@ -46,8 +46,7 @@ def jaxgen(job: str, file: str, kind: str = "transformer") -> tuple[Work, float]
 
     keep_freed_memory()
     training = job != "translate"
-    if training:
-        split_host(8)  # what all buckets' rows are a multiple of; as the command line does
+    split_host(8 if training else AT_ONCE)  # 8 is what all buckets' rows are a multiple of; as the command line does
     task = SequenceToSequence(_model(job if training else kind), start_token=PADDING)
     loaded = load(file)
     if not training:
@@ -77,11 +76,14 @@ def in_batches(texts: list[np.ndarray]) -> Iterator[tuple[list[np.ndarray], int]
 
 def _translate(task: Any, texts: list[np.ndarray]) -> Work:
     import jax
+    from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxgen.generate import beam_search
     from jaxgen.generate.prompts import pad_to_bucket
+    from jaxgen.parallel import make_mesh
 
-    params, model_state = task.init(jax.random.key(0), None)
+    everywhere = NamedSharding(make_mesh(), PartitionSpec())
+    params, model_state = jax.device_put(task.init(jax.random.key(0), None), everywhere)
 
     def translate(times: int) -> None:
         for _ in range(times):

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int32, Integer
 
 from jaxgen.errors import UsageError
@@ -66,7 +68,8 @@ def beam_search(
     log-probability divided by (its number of new tokens, stop token included) ** `length_penalty`.
 
     It is compiled once for each decoder, stop tokens, early stopping, number of rows and of beams, and bucket of
-    lengths.
+    lengths. Where the parameters lie on all devices of a mesh, each device searches for its part of the prompts, if they
+    can be shared evenly.
 
     Args:
         decoder: the model.
@@ -111,6 +114,7 @@ def beam_search(
         ends_when_full=early_stopping is True or num_beams == 1,
         hopes_for_last=early_stopping == "never" and length_penalty > 0,
         extras=extras,
+        mesh=_mesh_of(params, len(request.prompt)),
     )
     lengths = np.arange(1, request.new_tokens + 1, dtype=np.float64)
     found = _run(
@@ -137,6 +141,7 @@ class _Search:
     ends_when_full: bool
     hopes_for_last: bool
     extras: bool
+    mesh: Mesh | None
 
     @property
     def candidates(self) -> int:
@@ -158,9 +163,12 @@ class _Ends:
 
 @struct.dataclass
 class _Found:
-    """The search so far: the beams' scores now, their tokens at each step, the beams that these were taken from."""
+    """The search so far: the beams' scores now, their tokens at each step, the beams that these were taken from.
 
-    position: Int32[Array, ""]
+    The position is in an array of one, so that devices with prompts of their own each have one.
+    """
+
+    position: Int32[Array, " devices"]
     scores: Float32[Array, "prompts beams"]
     tokens: Int32[Array, "prompts time beams"]
     log_probs: Float32[Array, "prompts time beams"]
@@ -183,7 +191,37 @@ def _run(
     *,
     max_length: int,
 ) -> _Found:
-    """Reads the prompts, once each, and goes on until all are done with."""
+    """Reads the prompts, once each, and goes on until all are done with; on each device of a mesh for its own."""
+    given = (params, model_state, inputs, prompt, lengths, divisors, max_tokens)
+    if search.mesh is None:
+        return _run_here(search, max_length, *given)
+    run = functools.partial(_run_here, search, max_length)
+    rows = P(search.mesh.axis_names)
+    specs = (P(), P(), rows, rows, rows, P(), P())
+    return jax.shard_map(run, mesh=search.mesh, in_specs=specs, out_specs=rows, check_vma=False)(*given)
+
+
+def _mesh_of(params: Any, prompts: int) -> Mesh | None:
+    """Gives the mesh on all of whose devices parameters lie, where prompts can be shared evenly; None for one device."""
+    leaf = next(iter(jax.tree.leaves(params)), None)
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or not sharding.is_fully_addressable:
+        return None
+    devices = sharding.mesh.size
+    return sharding.mesh if 1 < devices and prompts % devices == 0 and sharding.is_fully_replicated else None
+
+
+def _run_here(
+    search: _Search,
+    max_length: int,
+    params: Any,
+    model_state: Any,
+    inputs: Any,
+    prompt: Int32[Array, "prompts time"],
+    lengths: Int32[Array, " prompts"],
+    divisors: Float32[Array, " new_tokens"],
+    max_tokens: int | Int32[Array, ""],
+) -> _Found:
     output, cache = search.decoder.prefill(params, model_state, inputs, prompt, lengths, max_length)
     check_stop_tokens(search.stop_tokens, output.logits.shape[-1])
     output = repeat_rows(asked(output, search.extras), search.num_beams)
@@ -191,12 +229,12 @@ def _run(
 
     def goes_on(loop: Any) -> Array:
         found = loop[1]
-        return (found.position < max_tokens) & found.searching.any()
+        return (found.position[0] < max_tokens) & found.searching.any()
 
     def step(loop: Any) -> Any:
         (output, cache), found = loop
         found = _extend(search, found, output, divisors, max_tokens)
-        taken = found.position - 1
+        taken = found.position[0] - 1
         cache = taken_texts(cache, found.parents[:, taken])
         tokens = found.tokens[:, taken].reshape(-1)
         output, cache = search.decoder.decode_step(params, model_state, tokens, cache)
@@ -211,7 +249,7 @@ def _nothing(search: _Search, output: DecodeOutput, prompts: int, new_tokens: in
     shape = (prompts, search.num_beams)
     none, numbers = jnp.full(shape, -jnp.inf), jnp.zeros(shape, jnp.int32)
     return _Found(
-        position=jnp.int32(0),
+        position=jnp.zeros(1, jnp.int32),
         scores=none.at[:, 0].set(0),
         tokens=make_room(numbers, new_tokens),
         log_probs=make_room(none, new_tokens),
@@ -230,7 +268,7 @@ def _extend(
     max_tokens: int | Int32[Array, ""],
 ) -> _Found:
     """Takes one step: the likeliest continuations of all beams, those that end and those that go on."""
-    beams, position = search.num_beams, found.position
+    beams, position = search.num_beams, found.position[0]
     log_probs = jax.nn.log_softmax(output.logits.astype(jnp.float32))
     vocabulary = log_probs.shape[-1]
     log_probs = log_probs.reshape(-1, beams * vocabulary)
@@ -260,7 +298,7 @@ def _extend(
     written = (found.tokens, found.log_probs, found.parents, found.extras)
     now = (running.tokens, running.log_probs, running.parents, output.extras)
     tokens, log_probs, parents, extras = put(written, now, position)
-    return _Found(position + 1, scores, tokens, log_probs, parents, extras, finished, searching)
+    return _Found(found.position + 1, scores, tokens, log_probs, parents, extras, finished, searching)
 
 
 def highest(
@@ -297,7 +335,7 @@ def _collect(found: _Found, num_returned: int, max_tokens: int, text: Text | Non
     tokens, log_probs = (np.zeros((len(row), max_tokens), kind) for kind in (np.int32, np.float32))
     taken_from = np.zeros_like(tokens)
     beam = last["parents"]
-    for position in reversed(range(int(found.position))):
+    for position in reversed(range(int(found.position.max()))):
         is_last, before = position == lengths - 1, position < lengths - 1
         at = (row, position, beam)
         tokens[:, position] = np.where(is_last, last["tokens"], kept_tokens[at])
