@@ -1,7 +1,8 @@
 """Models that write a text for a text beside PyTorch and Hugging Face's Marian, on this machine, in one run.
 
-python -m benchmarks.seq2seq                                  # needs the bench extra; --parts lstm, transformer, translate
-python -m benchmarks.seq2seq --data train.tsv --columns 2 3   # pairs of texts, in 4,000 sub-words
+python -m benchmarks.seq2seq                                 # needs the bench extra
+python -m benchmarks.seq2seq --parts lstm                    # one of lstm, transformer, translate
+python -m benchmarks.seq2seq --data train.tsv --columns 2 3  # pairs of texts, in 4,000 sub-words
 
 Training throughput of the LSTM with additive attention and input feeding (256 wide, 4,000 tokens) beside the same model
 in PyTorch, and of a Transformer (3 and 3 layers, 256 wide) beside Marian of the same sizes: batches of 4,000 tokens at

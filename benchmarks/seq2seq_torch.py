@@ -42,9 +42,7 @@ class EncoderDecoder(nn.Module):
 
     def encode(self, source: Any, lengths: Any) -> tuple[Any, Any, Any]:
         """Gives the encoder's states, and what the decoder's hidden and cell state begin with."""
-        packed = pack_padded_sequence(
-            self.embedded(source), lengths, batch_first=True, enforce_sorted=False
-        )
+        packed = pack_padded_sequence(self.embedded(source), lengths, batch_first=True, enforce_sorted=False)
         states, (hidden, cell) = self.encoder(packed)
         states, _ = pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])
         ends = torch.cat([hidden[0], cell[0], hidden[1], cell[1]], dim=-1)

@@ -3,8 +3,8 @@
 python -m benchmarks.seq2seq_workers CONTENDER JOB FILE
 
 JOB is lstm, to train the recurrent model with attention, transformer, to train that, or translate, by five beams, as
-many tokens for each text as the longest one of its batch has: nothing ends a text. FILE is what
-`benchmarks.seq2seq_data` saved. The process prints its matmul peak in FLOP/s once it has compiled; then it reads numbers
+many tokens for each text as the longest one of its batch has: nothing ends a text. FILE is what `save` of
+`benchmarks.seq2seq_data` gave. The process prints its matmul peak in FLOP/s once it has compiled; then it reads numbers
 of steps, or of times to translate all, a line each, does so, and prints the seconds that it took.
 
 All train on the same batches: the first LAP of an epoch, again and again.
@@ -46,7 +46,9 @@ def jaxgen(job: str, file: str, kind: str = "transformer") -> tuple[Work, float]
 
     keep_freed_memory()
     training = job != "translate"
-    split_host(8 if training else AT_ONCE)  # 8 is what all buckets' rows are a multiple of; as the command line does
+    split_host(
+        8 if training else AT_ONCE
+    )  # 8 is what all buckets' rows are a multiple of; as the command line does
     task = SequenceToSequence(_model(job if training else kind), start_token=PADDING)
     loaded = load(file)
     if not training:
@@ -158,7 +160,9 @@ def marian(job: str, file: str) -> tuple[Work, float]:
     def loss(batch: dict[str, Any]) -> Any:
         mask = torch.arange(batch["tokens"].shape[1]) < batch["lengths"][:, None]
         labels = batch["labels"].masked_fill(batch["labels"] < 0, -100)
-        return model(input_ids=batch["tokens"], attention_mask=mask.long(), labels=labels, use_cache=False).loss
+        return model(
+            input_ids=batch["tokens"], attention_mask=mask.long(), labels=labels, use_cache=False
+        ).loss
 
     return _torch_training(model, loss, file), torch_peak()
 

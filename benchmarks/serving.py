@@ -39,7 +39,12 @@ def torch_peak() -> float:
 
 
 def jaxgen_training(
-    task: Any, source: Any, batch_size: int, steps_per_call: int, optimizer: Any = None, lap: int | None = None
+    task: Any,
+    source: Any,
+    batch_size: int,
+    steps_per_call: int,
+    optimizer: Any = None,
+    lap: int | None = None,
 ) -> Work:
     """Makes what trains a task as `fit` does, by Adam unless another optimiser is given, the set on the device.
 

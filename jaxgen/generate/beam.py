@@ -28,8 +28,7 @@ from jaxgen.generate.text import Text, make_rows, read_chunk
 from jaxgen.metrics import AnyArray
 from jaxgen.models.cache import several_texts, taken_texts
 
-
-_BLOCK = 64  # columns that are looked at as one
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,8 @@ def beam_search(
     log-probability divided by (its number of new tokens, stop token included) ** `length_penalty`.
 
     It is compiled once for each decoder, stop tokens, early stopping, number of rows and of beams, and bucket of
-    lengths. Where the parameters lie on all devices of a mesh, each device searches for its part of the prompts, if they
-    can be shared evenly.
+    lengths. Where the parameters lie on all devices of a mesh, each device searches for its part of the prompts, if
+    these can be shared evenly.
 
     Args:
         decoder: the model.
@@ -202,13 +201,14 @@ def _run(
 
 
 def _mesh_of(params: Any, prompts: int) -> Mesh | None:
-    """Gives the mesh on all of whose devices parameters lie, where prompts can be shared evenly; None for one device."""
+    """Gives the mesh on all of whose devices parameters lie, where it can share prompts evenly; None for one device."""
     leaf = next(iter(jax.tree.leaves(params)), None)
     sharding = getattr(leaf, "sharding", None)
     if not isinstance(sharding, NamedSharding) or not sharding.is_fully_addressable:
         return None
     devices = sharding.mesh.size
-    return sharding.mesh if 1 < devices and prompts % devices == 0 and sharding.is_fully_replicated else None
+    evenly = devices > 1 and prompts % devices == 0
+    return sharding.mesh if evenly and sharding.is_fully_replicated else None
 
 
 def _run_here(

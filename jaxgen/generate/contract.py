@@ -26,8 +26,8 @@ class Decoder(Protocol):
 
     The cache is any pytree whose leaves have the batch on axis 0: the state of a recurrent net, keys and values of
     attention, and the encoder's states with their mask. Rows know nothing of each other, and each has its own length.
-    What is the same for all texts of a prompt may be in a `jaxgen.models.cache.Shared`, which keeps one row a prompt, and
-    keys and values of the texts in an `Own`: beams then copy neither.
+    What is the same for all texts of a prompt may be in a `jaxgen.models.cache.Shared`, which keeps a row each prompt,
+    and keys and values of the texts in an `Own`: beams then copy neither.
     """
 
     @property

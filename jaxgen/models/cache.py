@@ -197,7 +197,8 @@ class Own:
             whole = jnp.concatenate(parts, axis=2)
             parts = _cut(whole, _LEAST_TIME_OF_SEVERAL)
             return tuple(
-                jnp.broadcast_to(part[:, :, None], (*part.shape[:2], times, *part.shape[2:])) for part in parts
+                jnp.broadcast_to(part[:, :, None], (*part.shape[:2], times, *part.shape[2:]))
+                for part in parts
             )
 
         cache = {name: repeat(parts) for name, parts in self.cache.items()}

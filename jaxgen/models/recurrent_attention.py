@@ -67,9 +67,7 @@ def score(
     return scores + source.unseen
 
 
-def average(
-    weights: Float[Array, "batch source_time"], source: Source
-) -> Float[Array, "batch width"]:
+def average(weights: Float[Array, "batch source_time"], source: Source) -> Float[Array, "batch width"]:
     """Gives the values as they are weighed by each row; sources may be shared, as by `score`."""
     shared = weights.reshape(len(source.values), -1, weights.shape[1])
     return jnp.einsum("bqs,bsw->bqw", shared, source.values).reshape(len(weights), -1)

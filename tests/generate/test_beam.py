@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import slow
 from decoders import RecurrentToy, Table, Traced, TranslatorToy, WindowedToy, params_of
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from weights import random_params
 
 from jaxgen.errors import UsageError
-from jaxgen.generate import Sampler, Text, beam_search, generate, pad_prompts
+from jaxgen.generate import CausalDecoder, EncoderDecoder, Sampler, Text, beam_search, generate, pad_prompts
+from jaxgen.generate.beam import highest
+from jaxgen.models import GPT, T5, EncoderDecoderTransformer, RecurrentEncoderDecoder
 
 PROMPTS = [[3, 1, 4], [1], [5, 9, 2, 6, 5, 3, 5, 8]]
 STOPS = (2, 10)
@@ -207,6 +211,65 @@ def test_the_encoder_and_what_the_model_looked_at_go_with_the_beams():
                 )
                 output, cache = slow.decode_step(TRANSLATOR, params, token, cache)
             assert not got.extras["attention"][place, got.lengths[place] :].any()
+
+
+TINY = {"vocabulary_size": 11, "num_layers": 2, "num_heads": 2, "embedding_size": 8}
+DECODERS = {
+    "gpt": CausalDecoder(GPT(**TINY, context_length=40, positions="rotary", num_kv_heads=1)),
+    "t5": EncoderDecoder(T5(**TINY, head_size=5, feed_forward_size=8, num_buckets=8, max_distance=9)),
+    "transformer": EncoderDecoder(EncoderDecoderTransformer(**TINY)),
+    "additive": EncoderDecoder(RecurrentEncoderDecoder(11, embedding_size=8, hidden_size=8)),
+    "copying": EncoderDecoder(
+        RecurrentEncoderDecoder(11, embedding_size=8, hidden_size=8, attention_kind="dot", copies=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+def test_beams_that_share_what_was_read_find_what_those_with_copies_do(kind):
+    """Keys and values stay where they were written, in parts of 16 tokens; the slow search has a cache a text."""
+    decoder = DECODERS[kind]
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(0, 11, length).tolist() for length in (14, 2)]
+    source = jnp.asarray(rng.integers(0, 11, (2, 5)), jnp.int32)
+    inputs = None if kind == "gpt" else {"tokens": source, "lengths": jnp.array([5, 3])}
+    params = random_params(decoder.model, *([] if kind == "gpt" else [source]), source, deviation=0.7)
+    got = together(
+        decoder,
+        prompts,
+        params=params,
+        max_tokens=6,
+        num_beams=3,
+        num_returned=3,
+        stop_tokens=(2,),
+        inputs=inputs,
+    )
+    for row, prompt in enumerate(prompts):
+        alone = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], inputs)
+        assert_found(got, row, slow_search(decoder, params, prompt, 6, 3, stops=(2,), inputs=alone))
+
+
+def test_devices_of_a_mesh_search_for_their_own_prompts():
+    """Each until its own are done; a number of prompts that they can't share is searched for as ever."""
+    mesh = Mesh(jax.devices()[:2], ("data",))
+    params = params_of(RECURRENT)
+    everywhere = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    for prompts in ([*PROMPTS, [4, 4]], PROMPTS):
+        options = {"num_returned": 2, "stop_tokens": STOPS, "length_penalty": 0.7, "max_tokens": 12}
+        expected = together(RECURRENT, prompts, params=params, **options)
+        got = together(RECURRENT, prompts, params=everywhere, **options)
+        for name in ("tokens", "lengths", "stopped"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+        np.testing.assert_allclose(got.scores, expected.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [100, 640, 1000])
+def test_the_highest_are_those_of_top_k_equal_ones_in_the_same_order(columns):
+    values = np.random.default_rng(0).integers(0, 40, (7, columns)).astype(np.float32)
+    values[values < 20] = -np.inf
+    values[0], values[1, 3:] = -np.inf, -np.inf
+    for found, expected in zip(highest(jnp.asarray(values), 10), jax.lax.top_k(values, 10), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_one_compilation_serves_a_bucket():
