@@ -206,9 +206,9 @@ def _mesh_of(params: Any, prompts: int) -> Mesh | None:
     sharding = getattr(leaf, "sharding", None)
     if not isinstance(sharding, NamedSharding) or not sharding.is_fully_addressable:
         return None
-    devices = sharding.mesh.size
-    evenly = devices > 1 and prompts % devices == 0
-    return sharding.mesh if evenly and sharding.is_fully_replicated else None
+    mesh = sharding.mesh
+    shared = isinstance(mesh, Mesh) and mesh.size > 1 and prompts % mesh.size == 0
+    return mesh if shared and sharding.is_fully_replicated else None
 
 
 def _run_here(
