@@ -207,8 +207,9 @@ def _mesh_of(params: Any, prompts: int) -> Mesh | None:
     if not isinstance(sharding, NamedSharding) or not sharding.is_fully_addressable:
         return None
     mesh = sharding.mesh
-    shared = isinstance(mesh, Mesh) and mesh.size > 1 and prompts % mesh.size == 0
-    return mesh if shared and sharding.is_fully_replicated else None
+    if not isinstance(mesh, Mesh) or not sharding.is_fully_replicated:
+        return None
+    return mesh if mesh.size > 1 and prompts % mesh.size == 0 else None
 
 
 def _run_here(
