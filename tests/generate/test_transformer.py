@@ -21,6 +21,8 @@ from jaxgen.generate import (
 )
 from jaxgen.models import GPT, T5, EncoderDecoderTransformer
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 VOCABULARY, LONGEST = 13, 12
 SIZES = {"vocabulary_size": VOCABULARY, "num_layers": 2, "num_heads": 4, "embedding_size": 16}
 MODELS = {

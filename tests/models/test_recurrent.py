@@ -12,6 +12,8 @@ from jaxgen.errors import UsageError
 from jaxgen.models.cells import CELLS, Elman, Normalised
 from jaxgen.models.recurrent import Masks, Recurrent, recur, recur_in_chunks, recur_plainly
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 BATCH, TIME, FEATURES, HIDDEN = 3, 7, 5, 4
 LENGTHS = jnp.array([7, 3, 0])
 

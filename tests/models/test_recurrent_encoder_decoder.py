@@ -13,6 +13,8 @@ from jaxgen.models import RecurrentEncoderDecoder
 from jaxgen.models.cells import CELLS
 from jaxgen.models.recurrent_attention import Source, State, attend_and_recur
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 VOCABULARY, SOURCE_TIME, TIME = 13, 6, 5
 SIZES = {"vocabulary_size": VOCABULARY, "embedding_size": 6, "hidden_size": 8}
 KINDS = {
