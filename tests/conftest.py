@@ -7,12 +7,21 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("jaxgen", "beartype.beartype")
 
 _SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def compiled_quickly():
+    """For tests of many programs that run once: LLVM leaves them much as they are, in half the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -226,6 +226,7 @@ def test_readme_lines_run(run_blocks):
     assert np.mean(predicted == labels) == pytest.approx(accuracy)
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 def test_library_page_runs(run_blocks, capsys):
     names = run_blocks("docs/library.md")
     told = capsys.readouterr().out
@@ -238,6 +239,7 @@ def test_library_page_runs(run_blocks, capsys):
     assert Path("runs/perceptron/plots/confusion_matrix.png").exists()
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 def test_page_on_texts_runs(run_blocks, data_dir, capsys):
     Path("book.txt").write_text("It was the best of times, it was the worst of times.\n" * 200)
     experiment = words_lstm.EXPERIMENT
@@ -247,6 +249,7 @@ def test_page_on_texts_runs(run_blocks, data_dir, capsys):
     assert len(names["texts"]) == 3 and len(names["tokens"]) == len(names["log_probs"]) == 6
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 def test_page_on_fine_tuning_runs(run_blocks):
     """What is frozen stays, and so does what LoRA adapts."""
     names = run_blocks("docs/fine-tuning.md")

@@ -31,6 +31,7 @@ def finished(data_dir, tmp_path_factory):
         (directory / f"{split}.tsv").write_text("".join(lines))
     told = {**SMALL, "data": str(directory), "columns": ("2", "3"), "steps": 250, "learning_rate": 1e-2}
     told["vocabularies"] = "separate"
+    told["evaluate_every"] = 50  # of which each writes for all that is held out
     workdir = tmp_path_factory.mktemp("runs") / "run"
     run(*options("dates_attention", data_dir, workdir, **told))
     return workdir

@@ -242,7 +242,7 @@ def test_changed_folder_is_told(photos, photos_run, tmp_path, capsys):
 
 def test_size_and_channels_of_the_options_reach_the_model(photos, tmp_path, capsys):
     Image.new("RGB", (90, 50), "red").save(tmp_path / "red.png")
-    options = {"image_size": (20, 24), "image_channels": 3, "steps": 3, "batch_size": 8}
+    options = {"image_size": (20, 24), "image_channels": 3, "steps": 3, "batch_size": 8, "channels": (4, 4)}
     workdir = train(CNN, tmp_path / "run", data=f"{photos}/", **options)
     saved = SavedRun(workdir)
     assert saved.example["image"].shape == (1, 20, 24, 3)
@@ -301,7 +301,7 @@ def test_long_lists_are_cut_on_the_terminal_alone():
 def test_mnist_digits_on_paper(shared_data, tmp_path):
     """Real digits, inverted, enlarged, off-centre, on greyish noisy paper, as JPEG and PNG."""
     tfds = shared_data / "tfds"
-    workdir = train(FNN, tmp_path / "run", data="mnist", data_dir=tfds, epochs=4)
+    workdir = train(FNN, tmp_path / "run", data="mnist", data_dir=tfds, test_split="test[:1000]", epochs=4)
     test = load("mnist", "test[:200]", data_dir=tfds).arrays()
     rng = np.random.default_rng(0)
     (tmp_path / "scans").mkdir()

@@ -10,6 +10,7 @@ from jaxgen.cli import experiments
 from jaxgen.errors import UsageError
 from jaxgen.experiment import DenseImageConfig, Experiment, command_line
 from jaxgen.run import parse, run
+from jaxgen.text_config import TextConfig
 
 EXPERIMENTS = {experiment.name: experiment for experiment in experiments()}
 PRESETS = [(experiment.name, preset) for experiment in EXPERIMENTS.values() for preset in experiment.presets]
@@ -17,9 +18,15 @@ PRESETS = [(experiment.name, preset) for experiment in EXPERIMENTS.values() for 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_preset_makes_a_run(name, preset, data_dir, tmp_path):
-    changes = {"preset": preset, "smoke": True, "data_dir": data_dir, "workdir": tmp_path / "run"}
-    run(EXPERIMENTS[name], EXPERIMENTS[name].options(**changes))
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 20
+    """A short one, of little data: the nets and the batches are the preset's."""
+    if issubclass(EXPERIMENTS[name].config, TextConfig):
+        (tmp_path / "text.txt").write_text("It was the best of times, it was the worst of times.\n" * 400)
+        data = {"data": str(tmp_path / "text.txt")}
+    else:
+        data = {"train_split": "train[:200]", "test_split": "test[:40]"}
+    changes = {"preset": preset, "smoke": True, "steps": 3, "data_dir": data_dir, "workdir": tmp_path / "run"}
+    run(EXPERIMENTS[name], EXPERIMENTS[name].options(**changes, **data))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 3
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)

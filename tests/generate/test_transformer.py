@@ -21,6 +21,8 @@ from jaxgen.generate import (
 )
 from jaxgen.models import GPT, T5, EncoderDecoderTransformer
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 VOCABULARY, LONGEST = 13, 12
 SIZES = {"vocabulary_size": VOCABULARY, "num_layers": 2, "num_heads": 4, "embedding_size": 16}
 MODELS = {
@@ -154,10 +156,11 @@ def test_extras_are_the_attention_of_the_last_block_but_one(kind, block):
     greedy = {"max_tokens": 5, "sampler": Sampler.of(temperature=0.0), "stop_tokens": (3,)}
     got = generate(*told, jax.random.key(0), **greedy, inputs=inputs_of(decoder), extras=True)
     attention = got.extras["attention"]
+    of_whole_text = jax.jit(functools.partial(decoder.model.apply, method="attention"))
     for row, length in enumerate(PROMPT_LENGTHS):
         source = SOURCES["tokens"][row : row + 1, : SOURCES["lengths"][row]]
         text = np.concatenate([prompt[row, :length], got.tokens[row, : got.lengths[row]]])[None]
-        weights = decoder.model.apply({"params": params}, source, text, method="attention")["cross"]
+        weights = of_whole_text({"params": params}, source, text)["cross"]
         read = slice(int(length) - 1, text.shape[1] - 1)
         expected = weights[0, block, :, read].mean(axis=0)
         written, places = expected.shape

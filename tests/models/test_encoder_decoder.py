@@ -11,6 +11,8 @@ from weights import number_of_parameters, random_params
 from jaxgen.errors import UsageError
 from jaxgen.models import EncoderDecoderTransformer
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 VOCABULARY, SOURCES, SOURCE_TIME, TIME = 13, 17, 9, 7
 SIZES = {"vocabulary_size": VOCABULARY, "embedding_size": 16, "num_layers": 2, "num_heads": 4}
 APART = {"source_vocabulary_size": SOURCES, "positions": "learned", "context_length": 9, "tied": False}
@@ -23,6 +25,11 @@ TOKENS = jnp.asarray(RNG.integers(0, VOCABULARY, (2, TIME)), jnp.int32)
 def made(**options):
     model = EncoderDecoderTransformer(**SIZES, **options)
     return model, random_params(model, SOURCE, TOKENS, deviation=0.2)
+
+
+@functools.lru_cache
+def compiled(model, **fixed):
+    return jax.jit(functools.partial(model.apply, **fixed))
 
 
 def normalised(values, norm):
@@ -76,7 +83,7 @@ def test_it_is_the_papers_written_out():
     read = normalised(read, given["encoder_norm"])
     written = slow_stack(embedding[TOKENS[0]] * 4 + positions[:TIME], given["decoder"], read)
     expected = normalised(written, given["decoder_norm"]) @ embedding.T
-    found = model.apply({"params": params}, SOURCE, TOKENS)[0]
+    found = compiled(model)({"params": params}, SOURCE, TOKENS)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -114,17 +121,19 @@ def test_padding_changes_nothing(options):
     source_lengths, lengths = jnp.array([4, SOURCE_TIME]), jnp.array([3, TIME])
     source = jnp.where(jnp.arange(SOURCE_TIME) < source_lengths[:, None], SOURCE, 7)
     tokens = jnp.where(jnp.arange(TIME) < lengths[:, None], TOKENS, 7)
-    found = model.apply({"params": params}, source, tokens, source_lengths=source_lengths, lengths=lengths)
-    alone = model.apply({"params": params}, SOURCE[:1, :4], TOKENS[:1, :3])
+    apply = compiled(model)
+    found = apply({"params": params}, source, tokens, source_lengths=source_lengths, lengths=lengths)
+    alone = apply({"params": params}, SOURCE[:1, :4], TOKENS[:1, :3])
     np.testing.assert_allclose(found[0, :3], alone[0], rtol=1e-4, atol=1e-5)
-    alone = model.apply({"params": params}, SOURCE[1:], TOKENS[1:])
+    alone = apply({"params": params}, SOURCE[1:], TOKENS[1:])
     np.testing.assert_allclose(found[1], alone[0], rtol=1e-4, atol=1e-5)
 
 
 def test_attention_of_all_layers_is_a_distribution_over_what_is_seen():
     model, params = made(num_decoder_layers=3)
     lengths = jnp.array([4, SOURCE_TIME])
-    found = model.apply({"params": params}, SOURCE, TOKENS, source_lengths=lengths, method="attention")
+    attention = compiled(model, method="attention")
+    found = attention({"params": params}, SOURCE, TOKENS, source_lengths=lengths)
     assert {name: weights.shape for name, weights in found.items()} == {
         "encoder": (2, 2, 4, SOURCE_TIME, SOURCE_TIME),
         "decoder": (2, 3, 4, TIME, TIME),
@@ -138,10 +147,10 @@ def test_attention_of_all_layers_is_a_distribution_over_what_is_seen():
 def test_it_begins_with_even_predictions_and_drops_in_training_alone():
     model = EncoderDecoderTransformer(1000, embedding_size=64, num_layers=1, num_heads=4, dropout=0.3)
     variables = jax.jit(model.init)(jax.random.key(0), SOURCE, TOKENS)
-    calm = model.apply(variables, SOURCE, TOKENS)
+    calm = compiled(model)(variables, SOURCE, TOKENS)
     assert 0.5 < calm.std() < 2
     rngs = {"dropout": jax.random.key(1)}
-    assert (model.apply(variables, SOURCE, TOKENS, train=True, rngs=rngs) != calm).any()
+    assert (compiled(model, train=True)(variables, SOURCE, TOKENS, rngs=rngs) != calm).any()
 
 
 def test_sizes_of_the_paper():

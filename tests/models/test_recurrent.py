@@ -12,6 +12,8 @@ from jaxgen.errors import UsageError
 from jaxgen.models.cells import CELLS, Elman, Normalised
 from jaxgen.models.recurrent import Masks, Recurrent, recur, recur_in_chunks, recur_plainly
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 BATCH, TIME, FEATURES, HIDDEN = 3, 7, 5, 4
 LENGTHS = jnp.array([7, 3, 0])
 
@@ -161,13 +163,15 @@ def test_one_direction_is_causal_and_two_are_not():
     for bidirectional in (False, True):
         model = Recurrent(HIDDEN, "gru", bidirectional=bidirectional)
         variables = jax.jit(model.init)(jax.random.key(0), inputs)
-        gradient = jax.grad(lambda x, m=model, v=variables: m.apply(v, x)[0][0, 3].sum())(inputs)[0]
+        at_3 = jax.jit(jax.grad(lambda x, m=model, v=variables: m.apply(v, x)[0][0, 3].sum()))
+        gradient = at_3(inputs)[0]
         assert (gradient[:4] != 0).any(axis=-1).all()
         assert (gradient[4:] != 0).any() == bidirectional
 
 
 def test_recurrent_kernels_begin_orthogonal_and_forget_gates_open():
-    params = Recurrent(HIDDEN).init(jax.random.key(0), normal(0, 1, 1, FEATURES))["params"]["layer_0"]
+    init = jax.jit(Recurrent(HIDDEN).init)
+    params = init(jax.random.key(0), normal(0, 1, 1, FEATURES))["params"]["layer_0"]
     for gate in jnp.split(params["recurrent_kernel"], 4, axis=-1):
         np.testing.assert_allclose(gate @ gate.T, np.eye(HIDDEN), atol=1e-5)
     np.testing.assert_array_equal(params["bias"].reshape(4, HIDDEN).mean(axis=1), [0, 1, 0, 0])
@@ -192,10 +196,9 @@ def test_dropout_drops_in_training_alone(options):
     model = Recurrent(HIDDEN, **options)
     inputs = normal(0, BATCH, TIME, FEATURES)
     variables = jax.jit(model.init)(jax.random.key(0), inputs)
-    calm, _ = model.apply(variables, inputs)
-    first, second = (
-        model.apply(variables, inputs, train=True, rngs={"dropout": jax.random.key(i)})[0] for i in (1, 2)
-    )
+    calm, _ = jax.jit(model.apply)(variables, inputs)
+    trained = jax.jit(functools.partial(model.apply, train=True))
+    first, second = (trained(variables, inputs, rngs={"dropout": jax.random.key(i)})[0] for i in (1, 2))
     assert (first != calm).any() and (first != second).any()
 
 
@@ -213,7 +216,8 @@ def test_recurrent_dropout_drops_the_same_units_at_all_steps():
         )
         return outputs[0, -1].sum()
 
-    dropped = [jax.grad(after)(begin[0]["hidden"], steps)[0] == 0 for steps in (1, 4)]
+    gradient = jax.jit(jax.grad(after), static_argnums=1)
+    dropped = [gradient(begin[0]["hidden"], steps)[0] == 0 for steps in (1, 4)]
     assert 0 < dropped[0].sum() < 6
     np.testing.assert_array_equal(*dropped)
 
@@ -221,12 +225,12 @@ def test_recurrent_dropout_drops_the_same_units_at_all_steps():
 def test_half_precision_is_near_and_keeps_a_float32_carry():
     inputs = normal(0, BATCH, TIME, FEATURES)
     exact, half = Recurrent(HIDDEN), Recurrent(HIDDEN, dtype="bfloat16")
-    variables = exact.init(jax.random.key(0), inputs)
-    outputs, carry = half.apply(variables, inputs)
+    variables = jax.jit(exact.init)(jax.random.key(0), inputs)
+    outputs, carry = jax.jit(half.apply)(variables, inputs)
     assert outputs.dtype == jnp.bfloat16 and carry[0]["cell"].dtype == jnp.float32
-    expected, _ = exact.apply(variables, inputs)
+    expected, _ = jax.jit(exact.apply)(variables, inputs)
     np.testing.assert_allclose(outputs.astype(jnp.float32), expected, atol=0.03)
-    gradient = jax.grad(lambda v: half.apply(v, inputs)[0].astype(jnp.float32).sum())(variables)
+    gradient = jax.jit(jax.grad(lambda v: half.apply(v, inputs)[0].astype(jnp.float32).sum()))(variables)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient))
 
 

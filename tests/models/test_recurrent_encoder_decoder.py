@@ -13,6 +13,8 @@ from jaxgen.models import RecurrentEncoderDecoder
 from jaxgen.models.cells import CELLS
 from jaxgen.models.recurrent_attention import Source, State, attend_and_recur
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 VOCABULARY, SOURCE_TIME, TIME = 13, 6, 5
 SIZES = {"vocabulary_size": VOCABULARY, "embedding_size": 6, "hidden_size": 8}
 KINDS = {
@@ -252,7 +254,7 @@ def test_dropout_drops_in_training_alone(kind):
         given = {"params": params}
         return model.apply(given, SOURCE, TOKENS, source_lengths=LENGTHS, train=True, rngs={"dropout": key})
 
-    calm = model.apply({"params": params}, SOURCE, TOKENS, source_lengths=LENGTHS)
+    calm = compiled(model)(params, SOURCE, TOKENS, LENGTHS)
     np.testing.assert_allclose(calm, logits_of(kind), rtol=1e-5, atol=1e-6)
     first, again, second = (trained(jax.random.key(seed)) for seed in (1, 1, 2))
     assert (first == again).all() and (first != second).any() and (first != calm).any()
@@ -267,7 +269,7 @@ def test_half_precision_is_near(kind):
     def gradient(params):
         return jax.grad(lambda p: half.apply({"params": p}, SOURCE, TOKENS).sum())(params)
 
-    found = half.apply({"params": params}, SOURCE, TOKENS, source_lengths=LENGTHS)
+    found = compiled(half)(params, SOURCE, TOKENS, LENGTHS)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, logits_of(kind), atol=0.1)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradient(params)))

@@ -12,6 +12,8 @@ from weights import number_of_parameters, random_params
 from jaxgen.errors import UsageError
 from jaxgen.models import T5
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 VOCABULARY, SOURCE_TIME, TIME = 13, 9, 7
 SIZES = {
     "vocabulary_size": VOCABULARY,
@@ -97,9 +99,8 @@ def test_remat_and_scanned_layers_change_nothing():
 
 def test_attention_of_all_layers_is_a_distribution_over_what_is_seen():
     model, params = made(**V1_1)
-    found = model.apply(
-        {"params": params}, SOURCE, TOKENS, source_lengths=jnp.array([4, SOURCE_TIME]), method="attention"
-    )
+    attention = jax.jit(functools.partial(model.apply, method="attention"))
+    found = attention({"params": params}, SOURCE, TOKENS, source_lengths=jnp.array([4, SOURCE_TIME]))
     assert {name: weights.shape for name, weights in found.items()} == {
         "encoder": (2, 2, 4, SOURCE_TIME, SOURCE_TIME),
         "decoder": (2, 3, 4, TIME, TIME),
@@ -115,10 +116,12 @@ def test_attention_of_all_layers_is_a_distribution_over_what_is_seen():
 def test_logits_are_features_times_the_output():
     for options in ({}, V1_1):
         model, params = made(**options)
-        features = model.apply({"params": params}, SOURCE, TOKENS, method="features")
+        features = jax.jit(functools.partial(model.apply, method="features"))
         kernel, bias = model.apply({"params": params}, method="output")
-        logits = model.apply({"params": params}, SOURCE, TOKENS)
-        np.testing.assert_allclose(features @ kernel + bias, logits, rtol=1e-4, atol=1e-5)
+        logits = jax.jit(model.apply)({"params": params}, SOURCE, TOKENS)
+        np.testing.assert_allclose(
+            features({"params": params}, SOURCE, TOKENS) @ kernel + bias, logits, rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
