@@ -205,7 +205,7 @@ def test_the_loop_writes_into_its_cache_and_copies_none():
         return jax.tree.leaves(loop.advance(how, params, {}, read, written, None, 500))
 
     compiled = advance.lower(leaves).compile()
-    cache = sum(part.nbytes for part in read[1]["layers"][0]["own"]["key"])
+    cache = sum(part.nbytes for part in read[1]["layers"][0]["own"].cache["key"])
     assert compiled.memory_analysis().temp_size_in_bytes < 2 * cache
 
 
