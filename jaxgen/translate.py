@@ -227,7 +227,7 @@ def print_translations(
     most = _most_tokens(run) if max_tokens is None else max_tokens
     search = {"num_beams": num_beams, "length_penalty": length_penalty, "num_returned": num_samples}
     found = _write(run.writer, filled, tokens, draws, max_tokens=most, **search)
-    _note_lengths(run, tokens, [best.complete for best, *_ in found], most)
+    _note_what_is_odd(run, tokens, [best for best, *_ in found], most)
     of_rows = iter(found)
     found = [next(of_rows) if row.text.strip() else [Translation("", 0.0, True, None)] for row in rows]
     lines = _lines(found, num_samples)
@@ -298,22 +298,20 @@ def _most_tokens(run: SavedRun) -> int:
     return most if window is None else min(most, window - 1)
 
 
-def _note_lengths(
-    run: SavedRun, tokens: Sequence[Int32[np.ndarray, "..."]], complete: Sequence[bool], most: int
+def _note_what_is_odd(
+    run: SavedRun, tokens: Sequence[Int32[np.ndarray, "..."]], best: Sequence[Translation], most: int
 ) -> None:
-    """Says where more was read than in training, and where texts had no end yet."""
+    """Says where more was read than in training, and where texts had no end yet, or nothing in them."""
     trained_on = run.text_format.sequence_length if run.config["data"]["splits"] else ANY_LENGTH
-    if longer := sum(len(row) > trained_on for row in tokens):
-        say(
-            f"{longer} of {len(tokens)} texts: more tokens than the {trained_on} that the run was trained on at most; "
-            "what is written for them may be worse",
-            sys.stderr,
-        )
-    if cut_off := len(complete) - sum(complete):
-        say(
-            f"{cut_off} of {len(tokens)} texts: cut off after {most} tokens; --max-tokens for more",
-            sys.stderr,
-        )
+    notes = {
+        f"more tokens than the {trained_on} that the run was trained on at most; what is written for them may be "
+        "worse": sum(len(row) > trained_on for row in tokens),
+        f"cut off after {most} tokens; --max-tokens for more": sum(not one.complete for one in best),
+        "an empty text is what the run finds likeliest": sum(not one.text for one in best),
+    }
+    for note, count in notes.items():
+        if count:
+            say(f"{count} of {len(tokens)} texts: {note}", sys.stderr)
 
 
 def _lines(found: Sequence[Sequence[Translation]], num_samples: int) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import words_lstm
+from experiments import translate, words_lstm
 from jaxgen.run import run
 
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def test_compare_prints_a_table_and_draws(workdir, tmp_path):
     [
         (["jaxgen", "evaluate", "no/such/run"], 2, "no/such/run is no run directory"),
         (["jaxgen", "compare", "a"], 2, "give two runs or more"),
-        (["jaxgen", "evalaute", "a"], 2, "unknown command 'evalaute'; did you mean evaluate?"),
+        (["jaxgen", "evalaute", "a"], 2, "unknown command 'evalaute'; did you mean evaluate or translate?"),
         (["experiments.mnist_fnn", "--optimiser", "sgd"], 2, "--optimizer"),
         (["experiments.mnist_fnn", "--batch-size", "many"], 2, "--batch-size"),
         (["experiments.mnist_fnn", "--loss", "l1"], 2, "cross_entropy"),
@@ -245,6 +245,9 @@ def test_page_on_texts_runs(run_blocks, data_dir, capsys):
     experiment = words_lstm.EXPERIMENT
     small = {"data": "book.txt", "sequence_length": 8, "hidden_size": 8, "steps": 3, "data_dir": data_dir}
     run(experiment, experiment.options(**small, workdir=Path("runs/book")))
+    Path("pairs.tsv").write_text("".join(f"{n} men\t{n} MEN\n" for n in range(40)))
+    small = {"data": "pairs.tsv", "hidden_size": 8, "embedding_size": 8, "steps": 2, "data_dir": data_dir}
+    run(translate.EXPERIMENT, translate.EXPERIMENT.options(**small, workdir=Path("runs/t")))
     names = run_blocks("docs/own-text.md")
     assert len(names["texts"]) == 3 and len(names["tokens"]) == len(names["log_probs"]) == 6
 

@@ -207,9 +207,10 @@ def test_translate_prints_a_line_for_each(finished, capsys, tmp_path):
 
 
 def test_translations_of_what_was_never_seen(finished, capsys):
-    """Unknown symbols are bytes: something is written, and what is too long for training is said to be."""
+    """Unknown symbols are bytes: something is written, or it is said that nothing is; and so is what is too long."""
     code, out, err = call(capsys, "translate", finished, "漢☃", "--beam", 3)
-    assert code == 0 and out.strip() and "more tokens than the" not in err
+    assert (code, out.count("\n")) == (0, 1) and "more tokens than the" not in err
+    assert bool(out.strip()) != ("1 of 1 texts: an empty text" in err)
     code, out, err = call(capsys, "translate", finished, "abc" * 30, "--beam", 3, "--max-tokens", 2)
     assert code == 0 and out.count("\n") == 1
     assert "1 of 1 texts: more tokens than the" in err
