@@ -78,8 +78,10 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="LSTM with attention, and with --copy the pointer-generator",
     data="docstrings of Python (no network); any pairs of texts",
-    time="",
-    reference="",
+    time="4 min on 1 CPU core",
+    reference="docstrings: ROUGE-L 19.1 (the first 14 words: 18.0)",
+    # Each shape takes as long to compile as some epochs of so few pairs.
+    recipes={"docstrings": {"most_buckets": 3}},
     baselines=lead,
     smoke={"hidden_size": 16, "embedding_size": 16, "vocabulary_size": 500, "sequence_length": 30},
 )

@@ -83,8 +83,8 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="LSTM with attention, or Transformer, from sentences to sentences",
     data="dates (no network); --data reversal; any pairs of texts",
-    time="80 s on 1 CPU core",
-    reference="dates: 100 % exact",
+    time="2.5 min on 1 CPU core",
+    reference="dates: 100 % exact; English to Spanish: BLEU 29.4",
     smoke={"hidden_size": 16, "embedding_size": 16},
     recipes={
         "dates": {**_MADE, "vocabulary_size": 260, "epochs": 2, "scored_by": "exact"},

@@ -23,6 +23,8 @@ DATA = {
     "diabetes_fnn": "diabetes",
     "addition_lstm": "addition/2",
     "dates_attention": "dates",
+    "summarise": "docstrings",
+    "translate": "dates",
     "copy_recurrent": "copy/10/3",
     **dict.fromkeys(
         [
@@ -62,7 +64,7 @@ def test_smoke_run_leaves_everything(name, data_dir, tmp_path, capsys):
     assert printed[0] == printed[-2] == f"run directory: {tmp_path / 'run'}"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 20
-    unit = "tokens" if DATA.get(name) in ("dates", "pydocs") else "examples"
+    unit = "tokens" if DATA.get(name) in ("dates", "docstrings", "pydocs") else "examples"
     for figure in ("test/loss", f"train/{unit}_per_second", "seconds", "parameters", "device"):
         assert figure in result
         assert figure in printed[-1]
