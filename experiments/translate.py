@@ -89,7 +89,7 @@ EXPERIMENT = Experiment(
     recipes={
         "dates": {**_MADE, "vocabulary_size": 260, "epochs": 2, "scored_by": "exact"},
         "number_words": {**_MADE, "epochs": 5, "scored_by": "exact"},
-        "reversal": {**_MADE, "epochs": 8},
+        "reversal": {**_MADE, "epochs": 3},
         "copying": {**_MADE, "epochs": 3},
         "sorting": {**_MADE, "epochs": 5},
     },

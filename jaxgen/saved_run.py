@@ -153,7 +153,8 @@ class SavedRun:
         Args:
             name: as for `jaxgen.data.text.read`, or for `jaxgen.data.tables.read` where the run needs a table.
             split: of it; by default all of a file or directory, of a set the test split.
-            truncate: whether what is longer than the run's rows is cut off, of a table; else it is refused.
+            truncate: whether what is longer than the run's rows is cut off, of a table; else it is refused, or read
+                as a whole where the run has buckets of lengths.
 
         Raises:
             UsageError: for a run of another kind, an unknown name or split, and a text of a table that is too long.
@@ -167,6 +168,8 @@ class SavedRun:
             table, split = tables.read_split(
                 name, split, names, data_dir=self._data_dir, encoding=given.encoding, columns=given.columns
             )
+            if given.buckets and not truncate:  # what was in training cut off, is told of others as a whole
+                given = table.uncut(split, given)
             return table.source(split, replace(given, truncate=given.truncate or truncate))
         as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
         if split is None:

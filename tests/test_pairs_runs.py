@@ -72,6 +72,17 @@ def test_directory_alone_is_enough_to_evaluate_and_to_write(finished, capsys):
     assert f"test/exact_accuracy {100 * right / 40:.2f} %" in out
 
 
+def test_pairs_longer_than_those_of_the_run_are_scored_as_a_whole(finished, tmp_path, capsys):
+    (tmp_path / "long.tsv").write_text(f"1\t{'abc' * 30}\t{'ABC' * 30}\n")
+    told = ("evaluate", finished, "--data", tmp_path / "long.tsv")
+    for cut, whole in (((), True), (("--truncate",), False)):
+        code, out, err = call(capsys, *told, *cut)
+        assert (code, err) == (0, "")
+        with (finished / "samples" / out.splitlines()[-1].split("/")[-1]).open() as file:
+            (row,) = csv.DictReader(file)
+        assert (row["source"] == "abc" * 30 and row["target"] == "ABC" * 30) == whole
+
+
 def test_the_mean_of_the_last_checkpoints_is_a_run_of_its_own(finished, capsys):
     mean = finished.with_name("mean")
     code, out, err = call(capsys, "average-checkpoints", finished, "--last", 2, "--output", mean)

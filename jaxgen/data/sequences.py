@@ -222,6 +222,16 @@ class Table:
         longest = (given.sequence_length, given.target_length)
         return replace(given, buckets=choose_buckets(lengths, batch_tokens, longest, most=most_buckets))
 
+    def uncut(self, split: str, given: SequenceFormat) -> SequenceFormat:
+        """Gives a format of pairs without buckets, whose rows have room for the longest texts of a split."""
+        encoded = self.encoded(split, given.tokenizer, given.target_tokenizer)
+        return replace(
+            given,
+            sequence_length=max(len(row.text) for row in encoded) + len(given.first) + len(given.last),
+            target_length=max(len(row.other) for row in encoded) + len(given.last_written),
+            buckets=(),
+        )
+
     def encoded(
         self, split: str, tokenizer: Tokenizer, target_tokenizer: Tokenizer | None = None
     ) -> list[EncodedRow]:
