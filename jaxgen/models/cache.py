@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -52,16 +52,21 @@ def write_to_cache(cache: Cache, new: Cache, lengths: Integer[Array, " batch"]) 
     rows = jnp.arange(len(lengths))
 
     def write(parts: tuple[Array, ...], now: Array) -> tuple[Array, ...]:
-        written, begin = [], 0
-        for part in parts:
-            time = part.shape[2]
-            place = lengths - begin
-            place = jnp.where((place >= 0) & (place < time), place, time)  # behind the end nothing is written
-            written.append(part.at[rows, :, place].set(now[:, :, 0], mode="drop"))
-            begin += time
-        return tuple(written)
+        return tuple(
+            part.at[rows, :, place].set(now[:, :, 0], mode="drop") for part, place in _places(parts, lengths)
+        )
 
     return {name: write(parts, new[name][0]) for name, parts in cache.items()}
+
+
+def _places(parts: tuple[Array, ...], lengths: Array) -> Iterator[tuple[Array, Array]]:
+    """Gives each part with where in it the token behind `lengths` stands; in other parts behind their ends."""
+    begin = 0
+    for part in parts:
+        time = part.shape[-2]
+        place = lengths - begin
+        yield part, jnp.where((place >= 0) & (place < time), place, time)
+        begin += time
 
 
 def attend_to_cache(
@@ -230,15 +235,10 @@ class Several:
         places = jnp.where(jnp.arange(time) == lengths[:, None, None], own[..., None], self.places)
 
         def write(parts: tuple[Array, ...], now: Array) -> tuple[Array, ...]:
-            written, begin = [], 0
             now = jnp.moveaxis(now[:, :, 0].reshape(prompts, texts, *now.shape[1:2], -1), 1, 2)
-            for part in parts:
-                size = part.shape[3]
-                place = lengths - begin
-                place = jnp.where((place >= 0) & (place < size), place, size)
-                written.append(part.at[rows, :, :, place].set(now, mode="drop"))
-                begin += size
-            return tuple(written)
+            return tuple(
+                part.at[rows, :, :, place].set(now, mode="drop") for part, place in _places(parts, lengths)
+            )
 
         return Several({name: write(parts, new[name][0]) for name, parts in self.cache.items()}, places)
 
