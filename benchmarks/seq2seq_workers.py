@@ -130,30 +130,24 @@ def pytorch(job: str, file: str) -> tuple[Work, float]:
 def marian(job: str, file: str) -> tuple[Work, float]:
     """Hugging Face's Marian, of the same size."""
     import torch
-    from transformers import MarianConfig, MarianMTModel
+
+    from benchmarks.marian import make_marian
 
     torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
-    layers = {
-        f"{part}_{name}": value
-        for part in ("encoder", "decoder")
-        for name, value in (("layers", LAYERS), ("attention_heads", HEADS), ("ffn_dim", INSIDE))
-    }
-    config = MarianConfig(
+    model = make_marian(
         vocab_size=VOCABULARY,
-        d_model=WIDTH,
-        **layers,
-        activation_function="relu",
+        width=WIDTH,
+        layers=LAYERS,
+        heads=HEADS,
+        inside=INSIDE,
         dropout=DROPOUT,
-        attention_dropout=DROPOUT,
-        scale_embedding=True,
+        activation_function="relu",
         max_position_embeddings=512,
         pad_token_id=PADDING,
         decoder_start_token_id=PADDING,
         eos_token_id=None,
-        forced_eos_token_id=None,
     )
-    model = MarianMTModel(config)
     if job == "translate":
         return _marian_translates(model.eval(), load(file).to_translate), torch_peak()
 

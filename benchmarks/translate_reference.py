@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import MarianConfig, MarianMTModel
 from tyro.conf import Positional
 
+from benchmarks.marian import make_marian
 from experiments.translate import EXPERIMENT
 from jaxgen.data.orders import BucketOrder
 from jaxgen.data.pipeline import read_batch
@@ -28,6 +28,7 @@ from jaxgen.run import parse
 from jaxgen.saved_run import SavedRun
 from jaxgen.splits import load_splits
 from jaxgen.text_scores import bleu
+from jaxgen.text_to_text import texts_of
 
 _ROWS = 64
 
@@ -35,27 +36,20 @@ _ROWS = 64
 def make_model(run: SavedRun, given: SequenceFormat, longest: int) -> Any:
     """Makes a Marian of the run's size."""
     model, (end,) = run.task.model, given.last
-    config = MarianConfig(
+    return make_marian(
         vocab_size=model.vocabulary_size,
-        d_model=model.embedding_size,
-        encoder_layers=model.num_layers,
-        decoder_layers=model.num_layers,
-        encoder_attention_heads=model.num_heads,
-        decoder_attention_heads=model.num_heads,
-        encoder_ffn_dim=model.feed_forward_size or 4 * model.embedding_size,
-        decoder_ffn_dim=model.feed_forward_size or 4 * model.embedding_size,
-        activation_function=model.activation,
+        width=model.embedding_size,
+        layers=model.num_layers,
+        heads=model.num_heads,
+        inside=model.feed_forward_size or 4 * model.embedding_size,
         dropout=model.dropout,
-        attention_dropout=model.dropout,
-        scale_embedding=True,
+        activation_function=model.activation,
         max_position_embeddings=longest,
         pad_token_id=given.padding,
         eos_token_id=end,
         bos_token_id=None,
-        forced_eos_token_id=None,
         decoder_start_token_id=run.task.start_token,
     )
-    return MarianMTModel(config)
 
 
 def as_inputs(examples: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
@@ -70,7 +64,7 @@ def translate(model: Any, source: Source, num_beams: int, max_tokens: int) -> fl
     model.eval()
     given: Any = source.text
     lengths = source.gather(np.arange(len(source)))["lengths"]
-    texts, targets = [], []
+    texts = [""] * len(source)
     for rows in np.array_split(np.argsort(lengths, kind="stable"), -(-len(source) // _ROWS)):
         examples = source.gather(rows)
         examples["tokens"] = examples["tokens"][:, : examples["lengths"].max()]
@@ -78,15 +72,14 @@ def translate(model: Any, source: Source, num_beams: int, max_tokens: int) -> fl
             found = model.generate(
                 **as_inputs(examples), num_beams=num_beams, do_sample=False, max_new_tokens=max_tokens
             )
-        for row, labels in zip(found.tolist(), examples["labels"], strict=True):
+        for number, row in zip(rows, found.tolist(), strict=True):
             written = row[1:]
             if given.last[0] in written:
                 written = written[: written.index(given.last[0])]
-            texts.append(
-                given.tokenizer.decode([token for token in written if token != given.padding]).strip()
-            )
-            targets.append(given.tokenizer.decode(labels[labels >= 0][:-1]).strip())
+            tokens = [token for token in written if token != given.padding]
+            texts[number] = given.tokenizer.decode(tokens).strip()
     model.train()
+    _, targets = texts_of(source)
     return bleu(texts, targets)["bleu"]
 
 
