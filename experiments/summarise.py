@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxgen.data import Source
+from jaxgen.data import Source, docstrings
 from jaxgen.experiment import Experiment
 from jaxgen.models import RecurrentEncoderDecoder
 from jaxgen.pairs_config import RecurrentPairsConfig
@@ -66,7 +66,7 @@ def lead(task: SequenceToSequence, train: Source, test: Source) -> dict[str, flo
     some, all_ = texts_of(train, np.arange(0, len(train), -(-len(train) // 1000))), texts_of(test)
 
     def score(pairs: tuple[list[str], list[str]], count: int) -> dict[str, float]:
-        return rouge([" ".join(text.split()[:count]) for text in pairs[0]], pairs[1])
+        return rouge([docstrings.first_words(text, count) for text in pairs[0]], pairs[1])
 
     count = max(range(4, 31, 2), key=lambda count: score(some, count)["rougeL"])
     return {f"first_{count}_words/{name}": value for name, value in score(all_, count).items()}

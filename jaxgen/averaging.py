@@ -14,9 +14,9 @@ from jaxgen.config import rebuild
 from jaxgen.errors import JaxgenError, OwnCodeError, UsageError, shown
 from jaxgen.lora import LowRank
 from jaxgen.pretrained import new_directory
+from jaxgen.print_evaluation import listed, scored
 from jaxgen.run_directory import RunDirectory
 from jaxgen.saved_run import SavedRun
-from jaxgen.text_to_text import score_split
 from jaxgen.train.checkpoint import Checkpoints
 from jaxgen.train.hooks import format_value, say
 
@@ -81,12 +81,6 @@ def mean_of(states: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
     return sums
 
 
-def title(config: Mapping[str, Any], step: int) -> str:
-    """Says which state of a run is evaluated: of which step, or the mean of which."""
-    averaged = config.get("averaged")
-    return f"mean of steps {_listed(averaged['steps'])}" if averaged else f"step {step}"
-
-
 def print_average(run: Path, last: int, output: Path | None, data_dir: Path | None) -> None:
     """Averages a run's last checkpoints, and prints the figures of the mean beside the run's own.
 
@@ -98,14 +92,11 @@ def print_average(run: Path, last: int, output: Path | None, data_dir: Path | No
     directory = average_checkpoints(run, last, output)
     saved = SavedRun(directory.path, data_dir)
     steps = saved.config["averaged"]["steps"]
-    say(f"mean of the checkpoints of steps {_listed(steps)}")
+    say(f"mean of the checkpoints of steps {listed(steps)}")
     say(f"run directory: {shown(directory.path)}")
     try:
         sources = saved.sources()
-        figures = saved.evaluate(sources)
-        for name, source in sources.items():
-            scores = score_split(directory, saved.task, saved.state, source, name)
-            figures |= {f"{name}/{score}": value for score, value in scores.items()}
+        figures = scored(saved, sources, {name: name for name in sources})
     except OwnCodeError as error:
         say(f"not evaluated: {error}")
         return
@@ -119,7 +110,7 @@ def _last_steps(checkpoints: Checkpoints, run: Path, last: int) -> list[int]:
         raise UsageError(f"--last {last}: a mean is of 2 checkpoints or more")
     steps = checkpoints.steps()
     if last > len(steps):
-        there = f"{len(steps)}, of steps {_listed(steps)}" if steps else "none"
+        there = f"{len(steps)}, of steps {listed(steps)}" if steps else "none"
         fewer = f"give --last {len(steps)}, or " if len(steps) > 1 else ""
         raise UsageError(
             f"--last {last}: of checkpoints {shown(run)} has {there}: {fewer}train with --keep {last}, with which a "
@@ -144,10 +135,6 @@ def _evaluated(checkpoints: Checkpoints, step: int, low_rank: LowRank | None) ->
     tree = traverse_util.unflatten_dict(state, sep="/")
     tree["params"] = low_rank.merge(tree["params"]["base"], tree["params"]["low_rank"])
     return jax.device_get(traverse_util.flatten_dict(tree, sep="/"))
-
-
-def _listed(steps: Iterable[int]) -> str:
-    return ", ".join(map(str, steps))
 
 
 def _print_beside(figures: Mapping[str, Any], before: Mapping[str, Any] | None, count: int) -> None:

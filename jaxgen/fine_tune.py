@@ -23,7 +23,8 @@ from jaxgen.models import BERT, T5
 from jaxgen.optim import OptimizerConfig, Schedule, train_only
 from jaxgen.run import horizon, report, telling_how_to_go_on
 from jaxgen.run_directory import RunDirectory
-from jaxgen.saved_run import SavedRun, draw_plots
+from jaxgen.run_plots import draw_plots
+from jaxgen.saved_run import SavedRun
 from jaxgen.tasks import SequenceToSequence, TextClassification
 from jaxgen.text_to_text import judge_of
 from jaxgen.train.fit import fit

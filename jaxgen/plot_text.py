@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from jaxgen.errors import UsageError
-from jaxgen.saved_run import SavedRun, draw_attention, draw_hidden_units
+from jaxgen.run_plots import draw_attention, draw_hidden_units
+from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
 
 

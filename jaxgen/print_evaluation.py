@@ -1,12 +1,13 @@
 """`jaxgen evaluate`: a saved run's figures again, and the scores of what it writes for pairs of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from jaxgen.averaging import title
+from jaxgen.data.sources import Source
 from jaxgen.saved_run import SavedRun
 from jaxgen.text_scores import signatures
-from jaxgen.text_to_text import score_split
+from jaxgen.text_to_text import of_pairs, score_split
 from jaxgen.train.hooks import format_figures, say
 
 
@@ -37,17 +38,45 @@ def print_evaluation(
         sources = run.sources(splits)
     else:
         sources = {name or "text": run.other_text(data, name, truncate) for name in splits or (None,)}
-    search = {"num_beams": num_beams, "length_penalty": length_penalty}
-    figures, written = run.evaluate(sources), []
-    for name, source in sources.items():
-        stem = name if data is None else f"{Path(source.name).stem}-{source.split}"
-        stem += f"-beam-{num_beams}" if num_beams > 1 else ""
-        if scores := score_split(run.directory, run.task, run.state, source, stem, **search):
-            figures |= {f"{name}/{score}": value for score, value in scores.items()}
-            written.append(run.directory.samples / f"{stem}.csv")
-    say(f"{run.config.get('experiment') or run.directory.path}, {title(run.config, int(run.state.step))}")
+    beams = f"-beam-{num_beams}" if num_beams > 1 else ""
+    stems = {
+        name: (name if data is None else f"{Path(source.name).stem}-{source.split}") + beams
+        for name, source in sources.items()
+    }
+    figures = scored(run, sources, stems, num_beams=num_beams, length_penalty=length_penalty)
+    say(f"{run.config.get('experiment') or run.directory.path}, {_title(run.config, int(run.state.step))}")
     say("  ".join(format_figures(figures)))
+    written = [stem for name, stem in stems.items() if of_pairs(sources[name])]
     if written:
         say("\n".join(f"{name}: {told}" for name, told in signatures(run.task.scored_by).items()))
-    for path in written:
-        say(str(path))
+    for stem in written:
+        say(str(run.directory.samples / f"{stem}.csv"))
+
+
+def scored(
+    run: SavedRun, sources: Mapping[str, Source], stems: Mapping[str, str], **search: Any
+) -> dict[str, float]:
+    """Gives a run's figures of splits, as `SPLIT/NAME`, the scores of what it writes for pairs of texts among them.
+
+    Args:
+        run: the run.
+        sources: the splits by name.
+        stems: of each, the name of the file in `samples/` that what is written is kept in.
+        search: as for `jaxgen.text_to_text.score_split`.
+    """
+    figures = run.evaluate(sources)
+    for name, source in sources.items():
+        scores = score_split(run.directory, run.task, run.state, source, stems[name], **search)
+        figures |= {f"{name}/{score}": value for score, value in scores.items()}
+    return figures
+
+
+def listed(steps: Iterable[int]) -> str:
+    """Writes steps with commas between them."""
+    return ", ".join(map(str, steps))
+
+
+def _title(config: Mapping[str, Any], step: int) -> str:
+    """Says which state of a run is evaluated: of which step, or the mean of which."""
+    averaged = config.get("averaged")
+    return f"mean of steps {listed(averaged['steps'])}" if averaged else f"step {step}"

@@ -240,8 +240,8 @@ class _Epilogue(Hook):
         """Adds the rivals' figures, and draws the plots."""
         import jax
 
+        from jaxgen.run_plots import draw_plots
         from jaxgen.run_sample import write_sample
-        from jaxgen.saved_run import draw_plots
 
         train = self._splits["train"]
         test = self._splits[next(name for name in ("test", "validation", "train") if name in self._splits)]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jaxgen.config import rebuild
-from jaxgen.data import builders, streams, tables, text, tokenizers
+from jaxgen.data import builders, tables, text, tokenizers
 from jaxgen.data.buckets import Bucket
 from jaxgen.data.examples import evaluation_source
 from jaxgen.data.sequences import SequenceFormat
@@ -25,14 +25,12 @@ from jaxgen.files import read_lines
 from jaxgen.lora import Adapted
 from jaxgen.parallel import make_mesh, put_state
 from jaxgen.run_directory import RunDirectory
+from jaxgen.run_plots import draw_curves, draw_plots
 from jaxgen.train.checkpoint import Checkpoints
-from jaxgen.train.evaluate import BATCH_SIZE, Evaluator, predict_source, predict_split
+from jaxgen.train.evaluate import BATCH_SIZE, Evaluator, predict_source
 from jaxgen.train.monitor import Monitor
 from jaxgen.train.state import TrainState
-from jaxgen.writing import Attention, Writer
-
-# Tokens of a held-out text whose hidden units are drawn, and whose attention.
-_PASSAGE, _ATTENTION_PASSAGE = 700, 32
+from jaxgen.writing import Writer
 
 
 class SavedRun:
@@ -169,7 +167,7 @@ class SavedRun:
                 name, split, names, data_dir=self._data_dir, encoding=given.encoding, columns=given.columns
             )
             if given.buckets and not truncate:  # what was in training cut off, is told of others as a whole
-                given = table.uncut(split, given)
+                return table.uncut(split, given)
             return table.source(split, replace(given, truncate=given.truncate or truncate))
         as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)
         if split is None:
@@ -350,60 +348,6 @@ def _without_data() -> OwnCodeError:
 def _shapes(arrays: Mapping[str, Any]) -> str:
     """Tells of arrays what one example is."""
     return " and ".join(f"{name} {list(array.shape[1:])}" for name, array in arrays.items())
-
-
-def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: Source) -> list[Path]:
-    """Draws a run's curves and its task's plots of a split into `plots/`, and gives the files."""
-    from jaxgen import plots
-
-    # All processes predict; the first one draws.
-    predictions = predict_split(task, state, source) if hasattr(task, "plots") else None
-    if jax.process_index() != 0:
-        return []
-    paths = draw_curves(directory)
-    if source.text is not None and jax.process_count() == 1:
-        writer = Writer.of(task, state, source.text)
-        if writer.attends:
-            example = source[0]
-            length = int(example.get("lengths", len(example["tokens"])))
-            passage = example["tokens"][: min(_ATTENTION_PASSAGE, length)]
-            paths += draw_attention(directory, writer.attention_of(passage))
-        elif hasattr(task, "activations"):
-            tokens = streams.tokens_of(source)
-            paths += draw_hidden_units(directory, *writer.activations_of(tokens[:_PASSAGE]))
-    if predictions is not None:
-        params = jax.device_get(state.evaluation_params())
-        paths += plots.save(task.plots(params, source.arrays(), predictions), directory.plots)
-    return paths
-
-
-def draw_hidden_units(
-    directory: RunDirectory, parts: Sequence[str], activations: np.ndarray, units: Sequence[int] | None = None
-) -> list[Path]:
-    """Draws a text coloured by the activations of hidden units, and gives the file."""
-    from jaxgen import plots
-    from jaxgen.text_plots import hidden_units
-
-    return plots.save({"hidden_units": hidden_units(parts, activations, units)}, directory.plots)
-
-
-def draw_attention(directory: RunDirectory, found: Mapping[str, Attention]) -> list[Path]:
-    """Draws the attention of all heads over a text, and gives the files: one of each name."""
-    from jaxgen import plots
-    from jaxgen.attention_plots import attention_maps
-
-    return plots.save(
-        {name: attention_maps(*of_text, name=name) for name, of_text in found.items()}, directory.plots
-    )
-
-
-def draw_curves(directory: RunDirectory) -> list[Path]:
-    """Draws a run's curves, and how good its texts are by length: they need neither its data nor its model."""
-    from jaxgen import plots
-    from jaxgen.quality_plots import quality_of_run
-
-    drawn = {"curves": plots.curves(read_lines(directory.metrics_path)), **quality_of_run(directory)}
-    return plots.save(drawn, directory.plots)
 
 
 def _say(text: str) -> None:

@@ -23,11 +23,10 @@ from jaxgen.text_scores import CHOSEN_BY, SCORES
 from jaxgen.train.monitor import Judge
 from jaxgen.train.state import TrainState
 from jaxgen.writing import Writer
+from jaxgen.written_pairs import HEADER
 
 _BATCH_SIZE = 32
 _SHOWN_LENGTH = 200
-HEADER = ("source", "hypothesis")
-"""Of a table of what is written; a third column is for the targets."""
 
 
 def write_split(
@@ -188,10 +187,7 @@ def score_split(
         return {}
     sources, targets = texts_of(source)
     texts = [text.strip() for text in write_split(task, state, source, **search)]
-    write_csv(
-        directory.samples / f"{stem}.csv",
-        [(*HEADER, "target"), *zip(sources, texts, targets, strict=True)],
-    )
+    write_csv(directory.samples / f"{stem}.csv", [HEADER, *zip(sources, texts, targets, strict=True)])
     return SCORES[task.scored_by](texts, targets)
 
 

@@ -21,9 +21,10 @@ from jaxgen.generate.beam import Beams
 from jaxgen.generate.decode import Generated
 from jaxgen.saved_run import SavedRun
 from jaxgen.text_scores import SCORES
-from jaxgen.text_to_text import HEADER, lay_out, searched
+from jaxgen.text_to_text import lay_out, searched
 from jaxgen.train.hooks import say
 from jaxgen.writing import Attention, Writer, reads
+from jaxgen.written_pairs import HEADER
 
 _TOKENS = 128  # new ones, where nothing says how many
 _SHOWN = 10
@@ -354,7 +355,7 @@ def print_written(
     rows = _rows(run, inputs, table)
     output = run.directory.path / "predictions.csv" if output is None else output
     if table is not None:
-        check_csv(output, HEADER)
+        check_csv(output, HEADER[:2])
     found = _write(run.writer, rows, _read(run.writer, rows, truncate), max_tokens=_most_tokens(run))
     texts = [best.text for best, *_ in found]
     if table is None:
@@ -363,7 +364,7 @@ def print_written(
     sources, targets = [row.text for row in rows], [row.other for row in rows if row.other]
     columns = [sources, texts, *([targets] if targets else [])]
     _say_some(list(zip(*columns, strict=True)))
-    write_csv(output, [(*HEADER, "target")[: len(columns)], *zip(*columns, strict=True)])
+    write_csv(output, [HEADER[: len(columns)], *zip(*columns, strict=True)])
     if targets:
         scores = SCORES[run.task.scored_by](texts, targets)
         say("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))

@@ -11,7 +11,8 @@ from jaxgen.errors import JaxgenError, shortened, shown
 from jaxgen.run_directory import RunDirectory
 from jaxgen.text_scores import SCORES
 
-_HEADER = ["source", "hypothesis", "target"]
+HEADER = ("source", "hypothesis", "target")
+"""Of a table of what is written."""
 _SHOWN_LENGTH = 40
 
 
@@ -58,12 +59,12 @@ def read_written(directory: RunDirectory) -> dict[str, WrittenPairs]:
     found = {}
     for path in paths:
         header, *rows = _rows(path) or [[]]
-        if header != _HEADER or not rows:
+        if tuple(header) != HEADER or not rows:
             continue
         for number, row in enumerate(rows, start=1):
-            if len(row) != len(_HEADER):
+            if len(row) != len(HEADER):
                 raise JaxgenError(
-                    f"{shown(path)} is damaged: its pair {number} has {len(row)} columns, not {len(_HEADER)}; "
+                    f"{shown(path)} is damaged: its pair {number} has {len(row)} columns, not {len(HEADER)}; "
                     "jaxgen evaluate writes it again"
                 )
         found[path.stem] = WrittenPairs(*zip(*rows, strict=True))

@@ -123,7 +123,7 @@ def test_run_stopped_while_it_draws_is_finished_by_the_same_command(data_dir, tm
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("jaxgen.saved_run.draw_plots", interrupt)
+        patch.setattr("jaxgen.run_plots.draw_plots", interrupt)
         run(*options("diabetes_fnn", data_dir, tmp_path / "run"))
     assert "go on with: python -m experiments." in capsys.readouterr().out
     assert not (tmp_path / "run" / "result.json").exists()

@@ -1,7 +1,8 @@
 """How a text becomes the examples of its format: streams, windows or passages."""
 
+from jaxgen.data.passages import evaluation_passages, training_passages
 from jaxgen.data.sentence_pairs import sentence_pairs
-from jaxgen.data.sequences import SequenceFormat, evaluation_passages, training_passages
+from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source
 from jaxgen.data.streams import TextFormat, evaluation_streams, training_streams
 from jaxgen.data.text import Text

@@ -15,12 +15,10 @@ from jaxtyping import Int32, Int64
 from jaxgen.data.buckets import MOST_BUCKETS, Bucket, Buckets, choose_buckets
 from jaxgen.data.sentencepieces import SentencePieces
 from jaxgen.data.sources import Rows, Source
-from jaxgen.data.streams import EncodedText, encoded_to_evaluate
 from jaxgen.data.subwords import Subwords
-from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Ids, Tokenizer
 from jaxgen.data.whole_words import WordParts, word_parts
-from jaxgen.errors import JaxgenError, UsageError, shown
+from jaxgen.errors import UsageError
 
 ANY_LENGTH = 2**30  # of a row: texts are as long as they are
 
@@ -222,15 +220,16 @@ class Table:
         longest = (given.sequence_length, given.target_length)
         return replace(given, buckets=choose_buckets(lengths, batch_tokens, longest, most=most_buckets))
 
-    def uncut(self, split: str, given: SequenceFormat) -> SequenceFormat:
-        """Gives a format of pairs without buckets, whose rows have room for the longest texts of a split."""
+    def uncut(self, split: str, given: SequenceFormat) -> Source:
+        """Makes the source of one split of pairs without buckets, whose rows have room for the longest texts."""
         encoded = self.encoded(split, given.tokenizer, given.target_tokenizer)
-        return replace(
+        roomy = replace(
             given,
             sequence_length=max(len(row.text) for row in encoded) + len(given.first) + len(given.last),
             target_length=max(len(row.other) for row in encoded) + len(given.last_written),
             buckets=(),
         )
+        return self.source(split, roomy, encoded)
 
     def encoded(
         self, split: str, tokenizer: Tokenizer, target_tokenizer: Tokenizer | None = None
@@ -286,80 +285,6 @@ class Table:
         if self.class_names:
             return texts, np.array([self.class_names.index(row.other) for row, _ in pairs], np.int32)
         return texts, _Ragged.of([given.target_of(tokens.other, row.place) for row, tokens in pairs])
-
-
-def training_passages(text: Text, given: SequenceFormat) -> Source:
-    """Gives every passage of a text, one beginning at each token, to hide parts of it.
-
-    An example is `tokens` int32 [sequence_length], special tokens around the passage, `lengths` int32, and if whole
-    words are asked for `continues` bool [sequence_length], which tokens go on the word of the token before.
-
-    Raises:
-        JaxgenError: for a text that is shorter than a passage.
-    """
-    encoded = EncodedText.of(text, given.tokenizer)
-    count = len(encoded.tokens) - given.room + 1
-    if count < 1:
-        raise JaxgenError(
-            f"{shown(text.name)} has {len(encoded.tokens):,} tokens to {text.split} on, fewer than a sequence of "
-            f"{given.room}: take a longer text, or a smaller --sequence-length"
-        )
-    return _passage_source(text, _Passages(encoded, given, 1, count))
-
-
-def evaluation_passages(text: Text, given: SequenceFormat) -> Source:
-    """Cuts a text into passages side by side, in which every token is once; the last one may be shorter.
-
-    Raises:
-        JaxgenError: for a text of fewer than two tokens.
-    """
-    encoded = encoded_to_evaluate(text, given.tokenizer)
-    return _passage_source(text, _Passages(encoded, given, given.room, -(-len(encoded.tokens) // given.room)))
-
-
-def _passage_source(text: Text, reader: "_Passages") -> Source:
-    return Source(
-        text.name,
-        text.split,
-        reader,
-        num_classes=len(reader.given.tokenizer.vocabulary),
-        shape=(reader.given.sequence_length,),
-        version=text.version,
-        text=reader.given,
-    )
-
-
-@dataclass(frozen=True)
-class _Passages:
-    """A reader of passages that begin at regular distances.
-
-    Attributes:
-        text: the whole text.
-        given: the format.
-        stride: from the beginning of one to that of the next.
-        count: passages.
-    """
-
-    text: EncodedText
-    given: SequenceFormat
-    stride: int
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __call__(self, rows: Rows) -> dict[str, np.ndarray]:
-        """Reads examples by index."""
-        first, last, room = self.given.first, self.given.last, self.given.room
-        places = self.stride * rows[:, None] + np.arange(room)
-        there = places < len(self.text.tokens)
-        tokens = np.full((len(rows), self.given.sequence_length), self.given.padding, np.int32)
-        tokens[:, : len(first)] = first
-        found = self.text.tokens[np.minimum(places, len(self.text.tokens) - 1)]
-        tokens[:, len(first) : len(first) + room] = np.where(there, found, self.given.padding)
-        ends = len(first) + there.sum(axis=1)
-        tokens[np.arange(len(rows))[:, None], ends[:, None] + np.arange(len(last))] = last
-        return self.given.example(tokens, ends + len(last))
 
 
 @dataclass(frozen=True)

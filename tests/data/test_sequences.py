@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxgen.data.sequences import Row, SequenceFormat, Table, evaluation_passages, training_passages
+from jaxgen.data.passages import evaluation_passages, training_passages
+from jaxgen.data.sequences import Row, SequenceFormat, Table
 from jaxgen.data.streams import tokens_of
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Characters

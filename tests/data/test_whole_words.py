@@ -9,8 +9,9 @@ import pytest
 import sentencepiece
 import tokenizers
 
+from jaxgen.data.passages import evaluation_passages, training_passages
 from jaxgen.data.pretrained_tokenizers import open_tokenizer
-from jaxgen.data.sequences import Row, SequenceFormat, Table, evaluation_passages, training_passages
+from jaxgen.data.sequences import Row, SequenceFormat, Table
 from jaxgen.data.subwords import BERT_TOKENS, Subwords, t5_tokens
 from jaxgen.data.text import Text
 from jaxgen.data.tokenizers import Bytes, Characters, Words

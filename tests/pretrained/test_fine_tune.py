@@ -21,7 +21,8 @@ from jaxgen.fine_tune import fine_tune
 from jaxgen.fine_tune_config import FineTuneConfig
 from jaxgen.models import BERT, T5
 from jaxgen.pretrained.runs import export_run, import_run
-from jaxgen.saved_run import SavedRun, draw_plots
+from jaxgen.run_plots import draw_plots
+from jaxgen.saved_run import SavedRun
 
 SIZES = {"num_layers": 2, "num_heads": 2, "embedding_size": 16, "feed_forward_size": 32}
 TOKENS = jnp.zeros((1, 2), jnp.int32)
