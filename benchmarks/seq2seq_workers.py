@@ -46,9 +46,8 @@ def jaxgen(job: str, file: str, kind: str = "transformer") -> tuple[Work, float]
 
     keep_freed_memory()
     training = job != "translate"
-    split_host(
-        8 if training else AT_ONCE
-    )  # 8 is what all buckets' rows are a multiple of; as the command line does
+    if not training:
+        split_host(AT_ONCE)  # as `jaxgen translate` does
     task = SequenceToSequence(_model(job if training else kind), start_token=PADDING)
     loaded = load(file)
     if not training:

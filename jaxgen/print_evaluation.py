@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxgen.data.sources import Source
+from jaxgen.parallel import split_host
 from jaxgen.saved_run import SavedRun
 from jaxgen.text_scores import signatures
-from jaxgen.text_to_text import of_pairs, score_split
+from jaxgen.text_to_text import BATCH_SIZE, of_pairs, score_split
 from jaxgen.train.hooks import format_figures, say
+from jaxgen.writing import reads
 
 
 def print_evaluation(
@@ -34,6 +36,8 @@ def print_evaluation(
     Raises:
         JaxgenError: as `SavedRun.sources` and `SavedRun.other_text` do, and where a file can't be written.
     """
+    if reads(run.task):
+        split_host(BATCH_SIZE)
     if data is None:
         sources = run.sources(splits)
     else:

@@ -14,10 +14,8 @@ from jaxgen.data.sources import Source
 from jaxgen.data.tokenizers import Tokenizer, end_tokens
 from jaxgen.errors import UsageError, shortened
 from jaxgen.files import write_csv
-from jaxgen.generate.beam import beam_search
-from jaxgen.generate.decode import Generated, generate
+from jaxgen.generate.beam import Beams, beam_search
 from jaxgen.generate.prompts import by_bucket
-from jaxgen.generate.sampling import Sampler
 from jaxgen.run_directory import RunDirectory
 from jaxgen.text_scores import CHOSEN_BY, SCORES
 from jaxgen.train.monitor import Judge
@@ -25,7 +23,8 @@ from jaxgen.train.state import TrainState
 from jaxgen.writing import Writer
 from jaxgen.written_pairs import HEADER
 
-_BATCH_SIZE = 32
+BATCH_SIZE = 32
+"""Texts that are written at a time."""
 _SHOWN_LENGTH = 200
 
 
@@ -37,7 +36,7 @@ def write_split(
     max_tokens: int | None = None,
     num_beams: int = 1,
     length_penalty: float = 1.0,
-    batch_size: int = _BATCH_SIZE,
+    batch_size: int = BATCH_SIZE,
 ) -> list[str]:
     """Writes the likeliest text for each example of a split of texts to read, in their order.
 
@@ -78,7 +77,7 @@ def write_rows(
     max_tokens: int,
     num_beams: int = 1,
     length_penalty: float = 1.0,
-    batch_size: int = _BATCH_SIZE,
+    batch_size: int = BATCH_SIZE,
 ) -> list[str]:
     """Does the same for prompts as tokens, such as `Writer.encode` gives."""
     texts = [""] * len(rows)
@@ -98,8 +97,8 @@ def searched(
     length_penalty: float = 1.0,
     num_returned: int = 1,
     extras: bool = False,
-    batch_size: int = _BATCH_SIZE,
-) -> Iterator[tuple[list[int], Generated]]:
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[tuple[list[int], Beams]]:
     """Looks for the likeliest texts batch by batch, and gives the numbers of the rows, and what was found for them.
 
     Rows of about one length are written together, all batches of one size: it is compiled once for each bucket of
@@ -123,18 +122,18 @@ def searched(
     if batch_size < 1:
         raise UsageError(f"batch size is {batch_size}; it must be at least 1")
     size = min(batch_size, len(rows))
-    write: Callable[..., Generated]
-    stop_tokens = end_tokens(writer.writing_tokenizer)
-    how: dict[str, Any] = {"max_tokens": max_tokens, "stop_tokens": stop_tokens, "extras": extras}
-    if num_beams == num_returned == 1:
-        write, how = generate, {**how, "rng": jax.random.key(0), "sampler": Sampler(greedy=True)}
-    else:
-        beams = {"num_beams": num_beams, "length_penalty": length_penalty, "num_returned": num_returned}
-        write, how = beam_search, {**how, **beams}
-    # On a mesh every device would write all of it.
-    params, model_state = jax.device_put(
-        (writer.state.evaluation_params(), writer.state.model_state), jax.local_devices()[0]
-    )
+    how: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "num_beams": num_beams,
+        "length_penalty": length_penalty,
+        "num_returned": num_returned,
+        "stop_tokens": end_tokens(writer.writing_tokenizer),
+        "extras": extras,
+    }
+    params, model_state = writer.state.evaluation_params(), writer.state.model_state
+    if size % jax.device_count():
+        # On a mesh whose devices can't share the texts evenly every one of them would write all.
+        params, model_state = jax.device_put((params, model_state), jax.local_devices()[0])
     for numbers in by_bucket(rows, writer.decoder.max_length).values():
         for start in range(0, len(numbers), size):
             batch = numbers[start : start + size]
@@ -142,7 +141,7 @@ def searched(
             filled = [rows[number] for number in [*batch, *batch[-1:] * (size - len(batch))]]
             asked = writer.asked(filled)
             given = (writer.decoder, params, model_state, asked.prompt, asked.lengths)
-            yield batch, write(*given, **how, text=asked.text, inputs=asked.inputs)
+            yield batch, beam_search(*given, **how, text=asked.text, inputs=asked.inputs)
 
 
 def of_pairs(source: Source) -> bool:

@@ -18,10 +18,10 @@ from jaxgen.data.tokenizers import unknown_token
 from jaxgen.errors import UsageError, shown
 from jaxgen.files import check_csv, check_new, suggested, write_csv, write_text
 from jaxgen.generate.beam import Beams
-from jaxgen.generate.decode import Generated
+from jaxgen.parallel import split_host
 from jaxgen.saved_run import SavedRun
 from jaxgen.text_scores import SCORES
-from jaxgen.text_to_text import lay_out, searched
+from jaxgen.text_to_text import BATCH_SIZE, lay_out, searched
 from jaxgen.train.hooks import say
 from jaxgen.writing import Attention, Writer, reads
 from jaxgen.written_pairs import HEADER
@@ -111,12 +111,11 @@ def _write(
     """Writes for what `_read` gave; the search is that of `searched`."""
     if attention and not writer.attends:
         raise UsageError("this model has no attention to look at: it was made without")
-    times, penalty = search.get("num_returned", 1), search.get("length_penalty", 1.0)
+    times = search.get("num_returned", 1)
     unknown = unknown_token(writer.writing_tokenizer)
     extras = writer.attends and (attention or unknown is not None)
     found: list[list[Translation]] = [[] for _ in rows]
     for numbers, written in searched(writer, tokens, extras=extras, **search):
-        scores = _scores(written, penalty)
         for place, number in enumerate(numbers):
             for row in range(place * times, (place + 1) * times):
                 if not written.lengths[row]:
@@ -126,15 +125,11 @@ def _write(
                 if unknown is not None and extras:
                     text = read.filled_in(written, row, unknown)
                 looked = read.attention(written, row) if attention else None
-                one = Translation(text.strip(), float(scores[row]), bool(written.stopped[row]), looked)
+                one = Translation(
+                    text.strip(), float(written.scores[row]), bool(written.stopped[row]), looked
+                )
                 found[number].append(one)
     return found
-
-
-def _scores(written: Generated, length_penalty: float) -> np.ndarray:
-    if isinstance(written, Beams):
-        return written.scores
-    return written.log_probs.sum(axis=1) / np.maximum(written.lengths, 1) ** length_penalty
 
 
 class _Looked(NamedTuple):
@@ -153,17 +148,17 @@ class _Looked(NamedTuple):
         )
         return [*first, *read_parts(given.tokenizer, self.text)[:room], *last]
 
-    def weights(self, written: Generated, row: int) -> np.ndarray:
+    def weights(self, written: Beams, row: int) -> np.ndarray:
         """Gives the attention of each token that was written to each that was read."""
         return written.extras["attention"][row, : written.lengths[row], : len(self.tokens)]
 
-    def attention(self, written: Generated, row: int) -> Attention:
+    def attention(self, written: Beams, row: int) -> Attention:
         """Gives the map of a text that was written."""
         tokens = written.tokens[row, : written.lengths[row]]
         names = written_parts(self.writer.writing_tokenizer, tokens)
         return Attention(names, self.parts(), self.weights(written, row)[None, None])
 
-    def filled_in(self, written: Generated, row: int, unknown: int) -> str:
+    def filled_in(self, written: Beams, row: int, unknown: int) -> str:
         """Gives a text that was written, with what was looked at most in the place of unknown tokens."""
         tokens = written.tokens[row, : written.lengths[row] - int(written.stopped[row])]
         places = np.flatnonzero(tokens == unknown)
@@ -210,6 +205,7 @@ def print_translations(
         UsageError: for a run of another kind or direction, an output that can't be, and as `translate` does.
         JaxgenError: for a file that can't be read, and where the output can't be written.
     """
+    split_host(BATCH_SIZE)
     if not reads(run.task):
         kind = type(run.task).__name__
         raise UsageError(

@@ -14,7 +14,7 @@ from jaxgen.data import tsv
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.subwords import SpecialTokens, Subwords, finish
 from jaxgen.errors import UsageError
-from jaxgen.generate import Sampler, beam_search, loop
+from jaxgen.generate import Sampler, beam, beam_search
 from jaxgen.models import RecurrentLanguageModel
 from jaxgen.pretrained.runs import export_run, import_run
 from jaxgen.saved_run import SavedRun
@@ -127,9 +127,9 @@ def test_sentinels_are_read_and_written(writer):
 
 def test_a_split_is_written_the_same_in_batches_of_any_size(writer, table):
     _, source = table
-    before = loop.start._cache_size()
+    before = beam._run._cache_size()
     texts = write_split(writer.task, writer.state, source, batch_size=4)
-    assert loop.start._cache_size() == before + 2  # sources of up to 16 tokens, and of up to 32
+    assert beam._run._cache_size() == before + 2  # sources of up to 16 tokens, and of up to 32
     rows = [row["tokens"][: row["lengths"]] for row in map(source.__getitem__, range(len(source)))]
     sources = [writer.tokenizer.decode(row[:-1]) for row in rows]
     assert sorted(sources) == sorted(filter(None, TEXTS))
