@@ -79,7 +79,7 @@ EXPERIMENT = Experiment(
     summary="LSTM with attention, and with --copy the pointer-generator",
     data="docstrings of Python (no network); any pairs of texts",
     time="4 min on 1 CPU core",
-    reference="docstrings: ROUGE-L 19.1 (the first 14 words: 18.0)",
+    reference="Debian packages: ROUGE-L 44.9 (the first 12 words: 27.6)",
     # Each shape takes as long to compile as some epochs of so few pairs.
     recipes={"docstrings": {"most_buckets": 3}},
     baselines=lead,
