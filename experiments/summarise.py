@@ -10,8 +10,6 @@ jaxgen evaluate runs/summarise/DATE-TIME --split test      # ROUGE
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from jaxgen.data import Source, docstrings
 from jaxgen.experiment import Experiment
 from jaxgen.models import RecurrentEncoderDecoder
@@ -63,7 +61,7 @@ def make_task(config: Config, train: Source) -> SequenceToSequence:
 
 def lead(task: SequenceToSequence, train: Source, test: Source) -> dict[str, float]:
     """Gives ROUGE of the text's first words in the place of a summary: so many as are best on what is trained on."""
-    some, all_ = texts_of(train, np.arange(0, len(train), -(-len(train) // 1000))), texts_of(test)
+    some, all_ = texts_of(train, range(0, len(train), -(-len(train) // 1000))), texts_of(test)
 
     def score(pairs: tuple[list[str], list[str]], count: int) -> dict[str, float]:
         return rouge([docstrings.first_words(text, count) for text in pairs[0]], pairs[1])

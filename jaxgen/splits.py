@@ -118,16 +118,13 @@ def _load_pairs(config: PairsConfig, data_dir: Path | None) -> dict[str, Source]
         for name in ("text", "other")
     )
     table, left_out = filter_pairs(
-        table,
-        config.limits(),
-        count=lambda text: len(read[text]),
-        count_written=lambda text: len(written[text]),
-        unit="tokens",
+        table, config.limits(), lambda text: len(read[text]), lambda text: len(written[text])
     )
     for line in left_out.lines():
         say(line)
     encoded["train"] = [EncodedRow(read[row.text], written[row.other]) for row in table.splits["train"]]
-    longest = [1 + max(map(len, texts.values())) for texts in (read, written)]
+    kept = [row for rows in table.splits.values() for row in rows]
+    longest = [1 + max(len(read[row.text]) for row in kept), 1 + max(len(written[row.other]) for row in kept)]
     given = SequenceFormat.of(
         tokenizer,
         config.sequence_length or longest[0],

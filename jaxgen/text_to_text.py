@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int32, Integer
+from jaxtyping import Int32
 
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source
-from jaxgen.data.tokenizers import Tokenizer, end_tokens
+from jaxgen.data.tokenizers import end_tokens
 from jaxgen.errors import UsageError, shortened
 from jaxgen.files import write_csv
 from jaxgen.generate.beam import Beams, beam_search
@@ -149,20 +149,13 @@ def of_pairs(source: Source) -> bool:
     return isinstance(source.text, SequenceFormat) and "labels" in source[0]
 
 
-def texts_of(source: Source, rows: Integer[np.ndarray, " rows"] | None = None) -> tuple[list[str], list[str]]:
-    """Gives the texts to read and to write of a split of pairs, all or some, from their tokens."""
-    given = source.text
-    examples = source.gather(np.arange(len(source)) if rows is None else rows)
+def texts_of(source: Source, numbers: Sequence[int] | None = None) -> tuple[list[str], list[str]]:
+    """Gives the texts to read and to write of a split of pairs, all or some, as they stand in the data.
 
-    def decoded(row: Int32[np.ndarray, "..."], tokenizer: Tokenizer, around: tuple[int, ...]) -> str:
-        ids = [int(token) for token in row if token >= 0 and int(token) not in around]
-        return tokenizer.decode(ids).strip()
-
-    sources = [
-        decoded(row[:length], given.tokenizer, (*given.first, *given.last))
-        for row, length in zip(examples["tokens"], examples["lengths"], strict=True)
-    ]
-    return sources, [decoded(row, given.writing_tokenizer, given.last_written) for row in examples["labels"]]
+    The model reads tokens of them, which may be cut off, or unknown; what it writes is held against the whole.
+    """
+    rows = source.rows if numbers is None else [source.rows[number] for number in numbers]
+    return [row.text.strip() for row in rows], [row.other.strip() for row in rows]
 
 
 def score_split(

@@ -11,7 +11,7 @@ import pytest
 from pretrained.test_runs import call, with_tokenizer, word_pieces
 
 from jaxgen.data import tsv
-from jaxgen.data.sequences import SequenceFormat
+from jaxgen.data.sequences import Row, SequenceFormat, Table
 from jaxgen.data.subwords import SpecialTokens, Subwords, finish
 from jaxgen.errors import UsageError
 from jaxgen.generate import Sampler, beam, beam_search
@@ -20,7 +20,7 @@ from jaxgen.pretrained.runs import export_run, import_run
 from jaxgen.saved_run import SavedRun
 from jaxgen.tasks import SequenceToSequence, SpanCorruption
 from jaxgen.text_scores import rouge
-from jaxgen.text_to_text import write_rows, write_split
+from jaxgen.text_to_text import texts_of, write_rows, write_split
 from jaxgen.writing import Writer
 
 # What the stored models end texts with.
@@ -146,6 +146,15 @@ def test_a_split_is_written_by_beams(writer, table):
     found = beam_search(*given, **search, stop_tokens=(END,), inputs=asked.inputs, text=asked.text)
     assert texts == list(found.texts)
     assert texts != write_split(writer.task, writer.state, source, max_tokens=7, batch_size=4)
+
+
+def test_texts_are_those_of_the_table_whatever_the_model_reads_of_them():
+    pairs = [("a café", "décalé"), ("abcdefg abcdefg", "gfedcba gfedcba")]
+    table = Table("made", {"test": [Row(*pair, "a line") for pair in pairs]}, (), "1")
+    source = table.source("test", SequenceFormat(letters(), 4, 3, last=(END,), truncate=True))
+    assert (source.gather([0, 1])["lengths"] == 4).all()
+    assert texts_of(source) == (["a café", "abcdefg abcdefg"], ["décalé", "gfedcba gfedcba"])
+    assert texts_of(source, range(1, 2)) == (["abcdefg abcdefg"], ["gfedcba gfedcba"])
 
 
 def test_splits_without_what_it_takes(writer, table):

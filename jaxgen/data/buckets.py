@@ -94,13 +94,13 @@ def choose_buckets(
     longest: tuple[int, int],
     *,
     most: int = MOST_BUCKETS,
-    multiple: int = _MULTIPLE,
 ) -> tuple[Bucket, ...]:
     """Chooses shapes for batches of so many tokens, of which little is padding.
 
     It begins with one for all, and divides the one whose division saves most tokens of an epoch, at some length of
     what is read or written, as long as that saves any: a tree of two dimensions (Bentley 1975). Padded rows of last
     batches count, so that small sets get fewer buckets. Then it moves their sides, one at a time, while that saves any.
+    The rows of a batch are a multiple of 8, so that as many devices and microbatches can share them.
 
     Args:
         lengths: of the examples to train on, the tokens to read and to write.
@@ -108,20 +108,19 @@ def choose_buckets(
         longest: the most tokens to read and to write of any example; there is a bucket for it, if only for others
             than those to train on.
         most: buckets, at most.
-        multiple: what the rows of a batch are a multiple of, so that as many devices and microbatches can share them.
 
     Raises:
         UsageError: where that leaves no room for the longest examples, or for a number of buckets below 1.
     """
     if most < 1:
         raise UsageError(f"there can't be {most} buckets: give 1 or more")
-    least = multiple * sum(longest)
+    least = _MULTIPLE * sum(longest)
     if batch_tokens < least:
         raise UsageError(
-            f"batches of {batch_tokens:,} tokens have no room for {multiple} pairs of texts of {longest[0]} and "
-            f"{longest[1]}: give {least:,} or more, or leave out what is so long"
+            f"batches of {batch_tokens:,} tokens have no room for {_MULTIPLE} pairs of texts of {longest[0]} and "
+            f"{longest[1]}: give --batch-tokens {least} or more, or lower limits, --sequence-length and --target-length"
         )
-    budget = _Budget(batch_tokens, multiple)
+    budget = _Budget(batch_tokens)
     divided = _divide(np.asarray(lengths, np.int64), budget, most - 1) if most > 1 else []
     choices = [
         tuple(Bucket(*shape, budget.rows(sum(shape))) for shape in sorted({*shapes, longest}, key=_by_size))
@@ -195,11 +194,10 @@ class _Budget:
     """What a batch may have."""
 
     tokens: int
-    multiple: int
 
     def rows(self, sizes: Any) -> Any:
         """Gives the rows of batches whose rows have so many tokens."""
-        return self.tokens // sizes // self.multiple * self.multiple
+        return self.tokens // sizes // _MULTIPLE * _MULTIPLE
 
     def cost(self, counts: Any, sizes: Any) -> Any:
         """Gives the tokens of all batches of so many examples, each of so many tokens with its padding."""

@@ -19,36 +19,30 @@ class PairLimits:
     """What pairs of texts must be to be trained on.
 
     Attributes:
-        least: length of either text.
         most_read: length of a text to read; None for any.
         most_written: length of a text to write; None for any.
         most_ratio: of the longer text's length to the shorter one's; None for any.
-        once: whether a pair that comes again is left out, and one that stands in another split.
 
     Raises:
         UsageError: when it is made, for limits that no pair can meet.
     """
 
-    least: int = 1
     most_read: int | None = None
     most_written: int | None = None
     most_ratio: float | None = None
-    once: bool = True
 
     def __post_init__(self) -> None:
         """Refuses what can't be met."""
         for name, most in (("read", self.most_read), ("write", self.most_written)):
-            if most is not None and most < max(1, self.least):
-                raise UsageError(
-                    f"texts to {name} can't have {self.least} or more, and {most} or less: give other limits"
-                )
+            if most is not None and most < 1:
+                raise UsageError(f"no text to {name} has {most} tokens or fewer: give a larger limit")
         if self.most_ratio is not None and self.most_ratio < 1:
             raise UsageError(f"the ratio of lengths is 1 or more: {self.most_ratio} leaves no pair")
 
     def beyond(self, read: int, written: int) -> str | None:
         """Tells why a pair of texts of these lengths is beyond the limits; None where it isn't."""
-        if min(read, written) < self.least:
-            return f"shorter than {self.least}"
+        if min(read, written) < 1:
+            return "empty"
         if self.most_read is not None and read > self.most_read:
             return f"more than {self.most_read} to read"
         if self.most_written is not None and written > self.most_written:
@@ -63,14 +57,12 @@ class FilterReport:
     """What a filter has left out, and what it has met.
 
     Attributes:
-        unit: that lengths are in, such as words.
         kept: rows to train on.
         dropped: rows that are no more trained on, by reason.
         rows: of each other split.
         beyond: of each other split, rows that would have been left out of training, by reason; all are kept.
     """
 
-    unit: str
     kept: int
     dropped: Mapping[str, int]
     rows: Mapping[str, int]
@@ -81,7 +73,7 @@ class FilterReport:
         if self.dropped:
             count = sum(self.dropped.values())
             yield (
-                f"train: {count:,} of {self.kept + count:,} pairs are left out, lengths in {self.unit}: "
+                f"train: {count:,} of {self.kept + count:,} pairs are left out, lengths in tokens: "
                 + _told(self.dropped)
             )
         for split, reasons in self.beyond.items():
@@ -96,27 +88,19 @@ def _told(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
 
 
-def count_words(text: str) -> int:
-    """Gives the number of words, which have spaces between them."""
-    return len(text.split())
-
-
 def filter_pairs(
     table: Table,
     limits: PairLimits,
-    *,
-    count: Count = count_words,
-    count_written: Count | None = None,
-    unit: str = "words",
+    count: Count,
+    count_written: Count,
 ) -> tuple[Table, FilterReport]:
-    """Leaves pairs of texts that are beyond limits out of the rows to train on.
+    """Leaves pairs out of the rows to train on that are beyond limits, come again, or stand in another split.
 
     Args:
         table: pairs of texts.
         limits: what they must be.
-        count: gives the length of a text to read.
-        count_written: gives that of a text to write; by default `count` does.
-        unit: what they count, for the report.
+        count: gives the tokens of a text to read.
+        count_written: gives those of a text to write.
 
     Returns:
         The table without these rows, and what was left out.
@@ -124,7 +108,6 @@ def filter_pairs(
     Raises:
         UsageError: where nothing is left.
     """
-    count_written = count_written or count
 
     def beyond(row: Row) -> str | None:
         return limits.beyond(count(row.text), count_written(row.other))
@@ -139,7 +122,7 @@ def filter_pairs(
     dropped: Counter[str] = Counter()
     for row in table.splits["train"]:
         reason = beyond(row)
-        if reason is None and limits.once:
+        if reason is None:
             reason = seen.get((row.text, row.other))
             seen.setdefault((row.text, row.other), "that came before")
         if reason is None:
@@ -151,5 +134,5 @@ def filter_pairs(
     found = {split: Counter(filter(None, map(beyond, rows))) for split, rows in others.items()}
     rows = {split: len(of_split) for split, of_split in others.items()}
     return replace(table, splits={**table.splits, "train": kept}), FilterReport(
-        unit, len(kept), dropped, rows, found
+        len(kept), dropped, rows, found
     )

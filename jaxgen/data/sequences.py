@@ -273,6 +273,7 @@ class Table:
             version=self.version,
             text=given,
             buckets=Buckets(given.buckets, _lengths(texts, others)) if given.buckets else None,
+            rows=self.splits[split],
         )
 
     def _rows(

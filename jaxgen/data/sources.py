@@ -62,6 +62,7 @@ class Source:
         version: of the set, where it has one; of a folder or a text, a digest of its contents.
         text: of a text, how it is made into examples, a `jaxgen.data.streams.TextFormat`; else None.
         buckets: where examples of about one length make up batches; None where any do.
+        rows: of a table of texts, its rows, `jaxgen.data.sequences.Row`, as they were before they were cut into tokens.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Source:
     version: str | None = None
     text: Any = None
     buckets: Buckets | None = field(default=None, repr=False, compare=False)
+    rows: Sequence[Any] = field(default=(), repr=False, compare=False)
 
     def __len__(self) -> int:
         """The number of examples."""

@@ -91,7 +91,10 @@ def test_a_set_of_one_length_has_one_bucket_and_no_padding_but_its_last_rows():
 
 
 def test_what_there_is_no_room_for():
-    with pytest.raises(UsageError, match="have no room for 8 pairs of texts of 42 and 46: give 704 or more"):
+    with pytest.raises(
+        UsageError,
+        match="have no room for 8 pairs of texts of 42 and 46: give --batch-tokens 704 or more, or lower limits",
+    ):
         choose_buckets(LENGTHS, 703, LONGEST)
     with pytest.raises(UsageError, match="there can't be 0 buckets"):
         choose_buckets(LENGTHS, 3000, LONGEST, most=0)

@@ -22,7 +22,7 @@ def table(train, **others):
 
 TRAIN = [
     ("one two three", "un deux trois"),
-    ("one", "un deux"),  # too short
+    ("", "un deux"),  # no tokens
     ("one two three four five six", "un deux trois quatre cinq"),  # too long to read
     ("one two", "un deux trois quatre cinq six"),  # too long to write
     ("one two", "un deux trois quatre cinq"),  # ratio
@@ -35,15 +35,21 @@ OTHERS = {
     "validation": [("three two", "trois deux"), ("a b c d e f g", "h i")],
     "test": [("two one", "deux un"), ("two one", "deux un"), ("a", "b")],
 }
-LIMITS = PairLimits(least=2, most_read=5, most_written=5, most_ratio=2.0)
+
+
+def words(text):
+    return len(text.split())
+
+
+LIMITS = PairLimits(most_read=5, most_written=5, most_ratio=2.0)
 
 
 def test_what_is_left_out_is_told_by_its_reason():
-    found, report = filter_pairs(table(TRAIN, **OTHERS), LIMITS)
+    found, report = filter_pairs(table(TRAIN, **OTHERS), LIMITS, words, words)
     assert [row.place for row in found.splits["train"]] == ["train 0", "train 6"]
     assert report.kept == 2 and report.kept + sum(report.dropped.values()) == len(TRAIN)
     assert report.dropped == {
-        "shorter than 2": 1,
+        "empty": 1,
         "more than 5 to read": 1,
         "more than 5 to write": 1,
         "lengths in a ratio above 2": 1,
@@ -52,46 +58,46 @@ def test_what_is_left_out_is_told_by_its_reason():
         "that stand in validation": 1,
     }
     assert list(report.lines()) == [
-        "train: 7 of 9 pairs are left out, lengths in words: 1 shorter than 2, 1 more than 5 to read, 1 more than 5 to "
+        "train: 7 of 9 pairs are left out, lengths in tokens: 1 empty, 1 more than 5 to read, 1 more than 5 to "
         "write, 1 lengths in a ratio above 2, 1 that came before, 1 that stand in test, 1 that stand in validation",
         "validation: 1 of 2 pairs are such as training leaves out; they are evaluated, cut off where they are too "
         "long: 1 more than 5 to read",
-        "test: 1 of 3 pairs are such as training leaves out; they are evaluated, cut off where they are too long: "
-        "1 shorter than 2",
     ]
 
 
 def test_only_rows_to_train_on_are_left_out():
     given = table(TRAIN, **OTHERS)
-    found, _ = filter_pairs(given, LIMITS)
+    found, _ = filter_pairs(given, LIMITS, words, words)
     assert found.splits["test"] == given.splits["test"]
     assert found.splits["validation"] == given.splits["validation"]
     assert found.version == given.version and found.name == given.name
 
 
-def test_without_limits_nothing_is_left_out():
-    given = table(TRAIN, **OTHERS)
-    found, report = filter_pairs(given, PairLimits(once=False))
+def test_without_limits_what_comes_once_stays():
+    given = table([pair for pair in TRAIN[:5] if pair[0]])
+    found, report = filter_pairs(given, PairLimits(), words, words)
     assert found == given and not report.dropped and not list(report.lines())
 
 
 def test_lengths_are_what_is_counted():
-    _, report = filter_pairs(table(TRAIN), PairLimits(most_read=12, once=False), count=len, unit="letters")
-    assert sum(report.dropped.values()) == sum(len(text) > 12 for text, _ in TRAIN) > 0
-    limits = PairLimits(most_written=12, once=False)
-    _, report = filter_pairs(table(TRAIN), limits, count_written=len)
-    assert sum(report.dropped.values()) == sum(len(text) > 12 for _, text in TRAIN) > 0
+    given = [pair for pair in dict.fromkeys(TRAIN) if pair[0]]
+    _, report = filter_pairs(table(given), PairLimits(most_read=12), len, words)
+    assert sum(report.dropped.values()) == sum(len(text) > 12 for text, _ in given) > 0
+    _, report = filter_pairs(table(given), PairLimits(most_written=12), words, len)
+    assert sum(report.dropped.values()) == sum(len(text) > 12 for _, text in given) > 0
 
 
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
-        ({"least": 5, "most_read": 4}, "texts to read can't have 5 or more, and 4 or less"),
-        ({"most_written": 0}, "texts to write can't have 1 or more, and 0 or less"),
+        ({"most_written": 0}, "no text to write has 0 tokens or fewer"),
         ({"most_ratio": 0.5}, "the ratio of lengths is 1 or more: 0.5 leaves no pair"),
-        ({"least": 9}, "no pair is left to train on: 9 shorter than 9; give other limits"),
+        (
+            {"most_read": 1, "most_ratio": 1.0},
+            "no pair is left to train on: 8 more than 1 to read, 1 empty; give",
+        ),
     ],
 )
 def test_limits_that_leave_nothing(limits, told):
     with pytest.raises(UsageError, match=told):
-        filter_pairs(table(TRAIN), PairLimits(**limits))
+        filter_pairs(table(TRAIN), PairLimits(**limits), words, words)
