@@ -56,6 +56,11 @@ class SpecialTokens:
         return {role: value for role, value in dataclasses.asdict(self).items() if value}
 
     @property
+    def in_texts(self) -> bool:
+        """Whether they have a place in texts, as BERT's mask has, and not only at the ends of rows."""
+        return self.told().keys() != {"pad", "end"}
+
+    @property
     def names(self) -> list[str]:
         """The tokens, each once: those with a role in the order of the roles, then the sentinels."""
         roles = {role: token for role, token in self.told().items() if role != "sentinels"}
@@ -98,7 +103,8 @@ class Subwords:
         serialised: the library's own description.
         model: `bpe`, byte-pair encoding (Sennrich et al. 2016), `unigram`, the likeliest of all ways to cut a word
             (Kudo 2018), `wordpiece`, the longest piece first (Devlin et al. 2019), or `wordlevel`, whole words.
-        special: tokens that are no text; they are found in texts, and shown in them.
+        special: tokens that are no text; they are found in texts, and shown in them. Where all that they do is to end
+            texts and to fill up rows they are not found: what is written as they are is text as any other.
     """
 
     serialised: str = field(repr=False)
@@ -193,7 +199,7 @@ class Subwords:
 
     @property
     def _tokenizer(self) -> Any:
-        return _loaded(self.serialised)
+        return _loaded(self.serialised, self.special.in_texts)
 
     @property
     def vocabulary(self) -> Sequence[str]:
@@ -380,7 +386,9 @@ def _settled(serialised: str) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _loaded(serialised: str) -> Any:
+def _loaded(serialised: str, special_in_texts: bool) -> Any:
     import tokenizers
 
-    return tokenizers.Tokenizer.from_str(serialised)
+    loaded = tokenizers.Tokenizer.from_str(serialised)
+    loaded.encode_special_tokens = not special_in_texts
+    return loaded

@@ -73,6 +73,15 @@ def test_special_tokens_are_found_in_texts_and_shown_in_them():
     assert T5.decode(marked) == "a <extra_id_0> c<extra_id_9>"
 
 
+@pytest.mark.parametrize("model", ["bpe", "unigram"])
+def test_what_is_written_like_the_end_of_a_row_is_text(model):
+    text = "del <s>viejo</s> texto<pad>"
+    ends = Subwords.train([text] * 9, 290, model, SpecialTokens(pad="<pad>", end="</s>"))
+    assert not {ends.special_id("pad"), ends.special_id("end")} & {*ends.encode(text).tolist()}
+    assert ends.decode(ends.encode(text)) == text == "".join(ends.parts(text))
+    assert len(ends.parts(text)) == len(ends.encode(text))
+
+
 def test_text_comes_back_from_bytes_with_special_tokens():
     for made in (GPT, T5):
         assert made.decode(made.encode(TEXT)) == TEXT and 0 not in made.encode(TEXT)
