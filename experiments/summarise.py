@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxgen.data import Source, docstrings
+from jaxgen.errors import UsageError
 from jaxgen.experiment import Experiment
 from jaxgen.models import RecurrentEncoderDecoder
-from jaxgen.pairs_config import RecurrentPairsConfig
+from jaxgen.pairs_config import PairsConfig, RecurrentPairsConfig
 from jaxgen.run import main
 from jaxgen.tasks import SequenceToSequence
 from jaxgen.text_scores import rouge
@@ -49,6 +50,21 @@ class Config(RecurrentPairsConfig):
     """Steps over which the learning rate rises from 0 to its peak."""
     clip_norm: float | None = 1.0
     """Clip gradients to this global norm."""
+
+    def check(self, usual: PairsConfig) -> None:
+        """Refuses what can't be, beside others what can't be copied by."""
+        super().check(usual)
+        for is_given, option, why in (
+            (
+                self.vocabularies == "separate",
+                "--vocabularies separate",
+                "needs one vocabulary of both texts",
+            ),
+            (self.attention == "none", "--attention none", "takes what attention looks at"),
+            (self.label_smoothing, "--label-smoothing", "has its own loss, without smoothing"),
+        ):
+            if self.copy and is_given:
+                raise UsageError(f"--copy {why}: leave out {option}")
 
 
 def make_task(config: Config, train: Source) -> SequenceToSequence:

@@ -44,6 +44,13 @@ class Config(RecurrentPairsConfig):
     keep: int = 5
     """How many of the last checkpoints to keep, for `jaxgen average-checkpoints`; the best one stays as well."""
 
+    def without_part(self) -> dict[str, str]:
+        """Gives the options that have no part in the run, and what they are for."""
+        names, why = ("num_heads", "feed_forward_size"), "--model transformer"
+        if self.model == "transformer":
+            names, why = ("cell", "hidden_size", "attention", "input_feeding"), "--model lstm"
+        return {**super().without_part(), **dict.fromkeys(names, why)}
+
 
 def make_task(config: Config, train: Source) -> SequenceToSequence:
     """Makes the task for pairs of texts: their tokens."""

@@ -184,6 +184,10 @@ class Experiment:
             trial["warmup_steps"] = min(defaults.get("warmup_steps", usual.warmup_steps), 5)
         return self.config(**{**defaults, **trial, **given})
 
+    def usual(self, config: TrainConfig) -> Any:
+        """Gives the options of which nothing is given but what others' defaults depend on, as it is in these."""
+        return self.options(smoke=config.smoke, preset=config.preset, data=config.data)
+
 
 def experiments() -> list[Experiment]:
     """Finds the experiments.
@@ -224,14 +228,19 @@ def command_line(options: Mapping[str, Any], prefix: str = "--") -> str:
     return " ".join(written)
 
 
-def optimizer_config(config: TrainConfig, horizon: int) -> OptimizerConfig:
-    """Makes the optimiser's configuration from an experiment's options; `horizon` is the run's length in steps.
+def optimizer_config(config: TrainConfig, horizon: int, usual_warmup: int | None = None) -> OptimizerConfig:
+    """Makes the optimiser's configuration from an experiment's options.
+
+    Args:
+        config: the options.
+        horizon: the run's length in steps.
+        usual_warmup: steps of warming up where none are given; by default those of all data sets of the experiment.
 
     Raises:
         UsageError: for unknown names and impossible values, such as a warm-up as long as the run.
     """
     # A preset's or the usual one is meant for its own data and length; of a shorter run it takes a third at most.
-    meant_for_more = config.preset or config.warmup_steps == type(config).warmup_steps
+    meant_for_more = config.preset or config.warmup_steps in (type(config).warmup_steps, usual_warmup)
     warmup_steps = min(config.warmup_steps, horizon // 3) if meant_for_more else config.warmup_steps
     if warmup_steps >= horizon:
         raise UsageError(f"--warmup-steps {config.warmup_steps} must be below the run's {horizon} steps")

@@ -7,6 +7,7 @@ from jaxgen.data.filters import PairLimits
 from jaxgen.data.sources import Source
 from jaxgen.data.subwords import SpecialTokens
 from jaxgen.data.tokenizers import digest
+from jaxgen.errors import UsageError
 from jaxgen.experiment import TrainConfig
 
 
@@ -55,6 +56,29 @@ class PairsConfig(TrainConfig):
     """Of the encoder, and of the decoder."""
     dropout: float = 0.1
     """Part of the embeddings, and of the outputs of layers, that is dropped in training."""
+
+    def check(self, usual: "PairsConfig") -> None:
+        """Refuses options that have no part in the run, where they aren't what is usual, and what can't be together.
+
+        Args:
+            usual: the options where none is given.
+
+        Raises:
+            UsageError: for the first of them.
+        """
+        for name, why in self.without_part().items():
+            if getattr(self, name) != getattr(usual, name):
+                raise UsageError(f"--{name.replace('_', '-')} is for {why}")
+
+    def without_part(self) -> dict[str, str]:
+        """Gives the options that have no part in the run, and what they are for."""
+        splits = "sets of examples: pairs have their own splits, train, validation and test"
+        return {
+            "validation_fraction": "sets of examples: pairs have a validation split in any case",
+            "train_split": splits,
+            "test_split": splits,
+            "batch_size": "examples of one length: batches of pairs have as many as --batch-tokens has room for",
+        }
 
     def limits(self) -> PairLimits:
         """Gives what pairs must be to be trained on, lengths in tokens, special ones left out."""

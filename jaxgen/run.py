@@ -176,7 +176,7 @@ def _fit(
 
     epoch = order_of(splits["train"], config.batch_size, config.seed).steps_per_epoch
     steps = config.steps if config.steps is not None else config.epochs * epoch
-    optimizer = optimizer_config(config, horizon(directory, steps))
+    optimizer = optimizer_config(config, horizon(directory, steps), experiment.usual(config).warmup_steps)
     fit(
         task,
         splits["train"],

@@ -37,6 +37,7 @@ def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | No
     if isinstance(config, TextConfig):
         return _load_texts(config, data_dir)
     if isinstance(config, PairsConfig):
+        config.check(experiment.usual(config))
         return _load_pairs(config, data_dir)
     conversion: dict[str, Any] = {}
     if isinstance(config, ImageConfig):
@@ -97,10 +98,6 @@ def _size(given: tuple[int, ...] | None) -> tuple[int, int] | None:
 
 def _load_pairs(config: PairsConfig, data_dir: Path | None) -> dict[str, Source]:
     """Loads the splits of pairs of texts in buckets, with a tokenizer made of both texts; says what is left out."""
-    if config.validation_fraction:
-        raise UsageError(
-            "--validation-fraction is for sets of examples: pairs have a validation split in any case"
-        )
     table = tables.read(
         config.data, labelled=False, data_dir=data_dir, encoding=config.encoding, columns=config.columns
     )

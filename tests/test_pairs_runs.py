@@ -7,8 +7,9 @@ import shutil
 import numpy as np
 import pytest
 from pretrained.test_runs import call
-from test_run import options
+from test_run import EXPERIMENTS, options
 
+from jaxgen.errors import UsageError
 from jaxgen.run import run
 from jaxgen.saved_run import SavedRun
 from jaxgen.translate import translate
@@ -146,7 +147,8 @@ def upside_down(directory, rows):
 @pytest.mark.parametrize("model", ["lstm", "transformer"])
 def test_each_text_may_have_a_vocabulary_of_its_own(model, data_dir, tmp_path):
     told = upside_down(tmp_path / "data", [*pairs(200, 0), ("ä", "ü")])
-    small = {"embedding_size": 16, "hidden_size": 16, "num_heads": 2, "vocabulary_size": 300}
+    small = {"embedding_size": 16, "vocabulary_size": 300}
+    small |= {"hidden_size": 16} if model == "lstm" else {"num_heads": 2}
     run(
         *options(
             "translate", data_dir, tmp_path / "run", **told, **small, model=model, vocabularies="separate"
@@ -166,6 +168,44 @@ def test_each_text_may_have_a_vocabulary_of_its_own(model, data_dir, tmp_path):
     ((best,),) = translate(saved.writer, ["abä"], num_beams=2, max_tokens=3, attention=True)
     assert "".join(best.attention.keys) == "abää</s>" and best.text in "".join(best.attention.queries)
     assert best.attention.weights.sum(axis=-1) == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        (
+            "translate",
+            {"train_split": "foo"},
+            "--train-split is for sets of examples: pairs have their own splits",
+        ),
+        ("dates_attention", {"test_split": "bar"}, "--test-split is for sets of examples"),
+        (
+            "translate",
+            {"batch_size": 3},
+            "--batch-size is for examples of one length: batches .* --batch-tokens",
+        ),
+        ("translate", {"validation_fraction": 0.1}, "pairs have a validation split in any case"),
+        ("translate", {"num_heads": 2}, "--num-heads is for --model transformer"),
+        ("translate", {"model": "transformer", "attention": "none"}, "--attention is for --model lstm"),
+        ("translate", {"model": "transformer", "hidden_size": 9}, "--hidden-size is for --model lstm"),
+        (
+            "summarise",
+            {"copy": True, "vocabularies": "separate"},
+            "--copy .*: leave out --vocabularies separate",
+        ),
+        ("summarise", {"copy": True, "attention": "none"}, "--copy .*: leave out --attention none"),
+        ("summarise", {"copy": True, "label_smoothing": 0.1}, "--copy .*: leave out --label-smoothing"),
+        # What a trial run has of its own was not given; only the data is missing.
+        ("translate", {"model": "transformer"}, "none.tsv"),
+        ("translate", {"model": "transformer", "smoke": True}, "none.tsv"),
+        ("summarise", {"copy": True, "smoke": True}, "none.tsv"),
+    ],
+)
+def test_options_without_a_part_are_refused_before_any_data_is_read(name, given, message, tmp_path):
+    config = EXPERIMENTS[name].options(**{"data": "none.tsv", "workdir": tmp_path / "run", **given})
+    with pytest.raises(UsageError, match=message):
+        run(EXPERIMENTS[name], config)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("cut_off", [True, False])

@@ -173,6 +173,17 @@ def test_preset_on_a_small_set_warms_up_for_a_part_of_it(data_dir, tmp_path):
     assert optimizer_config(config, 1875).schedule.warmup_steps == config.warmup_steps == 400
 
 
+@pytest.mark.parametrize("changes", [{"smoke": True, "steps": 2}, {"data": "reversal", "steps": 50}])
+def test_no_warm_up_that_nobody_asked_for_is_refused(changes):
+    experiment = EXPERIMENTS["translate"]
+    config = experiment.options(**changes)
+    usual = experiment.usual(config).warmup_steps
+    assert optimizer_config(config, config.steps, usual).schedule.warmup_steps == config.steps // 3
+    config = experiment.options(**changes, warmup_steps=51)
+    with pytest.raises(UsageError, match=f"--warmup-steps 51 must be below the run's {config.steps} steps"):
+        optimizer_config(config, config.steps, usual)
+
+
 def test_other_run_in_the_directory_is_refused(finished, data_dir):
     with pytest.raises(UsageError, match="holds a run of mnist_fnn, not of mnist_cnn"):
         run(*options("mnist_cnn", data_dir, finished))
