@@ -46,10 +46,12 @@ class Config(RecurrentPairsConfig):
 
     def without_part(self) -> dict[str, str]:
         """Gives the options that have no part in the run, and what they are for."""
-        names, why = ("num_heads", "feed_forward_size"), "--model transformer"
-        if self.model == "transformer":
-            names, why = ("cell", "hidden_size", "attention", "input_feeding"), "--model lstm"
-        return {**super().without_part(), **dict.fromkeys(names, why)}
+        others = {
+            "lstm": ("cell", "hidden_size", "attention", "input_feeding"),
+            "transformer": ("num_heads", "feed_forward_size"),
+        }
+        names = {name: f"--model {of}" for of, names in others.items() if of != self.model for name in names}
+        return {**super().without_part(), **names}
 
 
 def make_task(config: Config, train: Source) -> SequenceToSequence:

@@ -58,6 +58,8 @@ def fine_tune(run: Path, config: FineTuneConfig, command: str | None = None) -> 
         data_dir=config.data_dir or directory.data_dir(),
         encoding=config.encoding,
     )
+    for note in table.notes:
+        say(note)
     if config.labels is not None:
         table = take_rows(table, config.labels, config.seed)
     encoded = {split: table.encoded(split, saved.tokenizer) for split in table.splits}

@@ -166,6 +166,8 @@ class SavedRun:
             table, split = tables.read_split(
                 name, split, names, data_dir=self._data_dir, encoding=given.encoding, columns=given.columns
             )
+            for note in table.notes:
+                _say(note)
             if given.buckets and not truncate:  # what was in training cut off, is told of others as a whole
                 return table.uncut(split, given)
             return table.source(split, replace(given, truncate=given.truncate or truncate))

@@ -101,6 +101,8 @@ def _load_pairs(config: PairsConfig, data_dir: Path | None) -> dict[str, Source]
     table = tables.read(
         config.data, labelled=False, data_dir=data_dir, encoding=config.encoding, columns=config.columns
     )
+    for note in table.notes:
+        say(note)
     most = _TRIED if config.smoke else None
     splits = {name: table.splits[name][:most] for name in _SPLITS if name in table.splits}
     table = replace(table, splits=splits)

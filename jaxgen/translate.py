@@ -250,13 +250,15 @@ def _rows(run: SavedRun, inputs: Sequence[str], file: str | None) -> list[Row]:
         return [Row(text, "", f"text {number}") for number, text in enumerate(inputs, start=1)]
     given: Any = run.text_format
     if file.endswith(".tsv"):
-        return tsv.read_sources(file, given.encoding, given.columns)
+        rows, notes = tsv.read_sources(file, given.encoding, given.columns)
+        for note in notes:
+            say(note, sys.stderr)
+        return rows
     path = absolute(file)
-    rows = [
-        Row(line, "", f"{shown(path)}, line {number}") for number, line in read_lines(path, given.encoding)
-    ]
+    told = shown(path)
+    rows = [Row(line, "", f"{told}, line {number}") for number, line in read_lines(path, given.encoding)]
     if not any(row.text.strip() for row in rows):
-        raise UsageError(f"{shown(path)} is empty: there is no text in it")
+        raise UsageError(f"{told} is empty: there is no text in it")
     return rows
 
 

@@ -115,7 +115,7 @@ def test_runs_are_compared_by_what_they_wrote(finished, tmp_path, capsys):
 def test_long_pairs_are_left_out_of_training_alone_and_counted(data_dir, tmp_path, capsys):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.tsv").write_text(
-        "".join(f"{a}\t{b}\n" for a, b in [*pairs(60, 0), ("a" * 50, "A")])
+        "\n" + "".join(f"{a}\t{b}\n" for a, b in [*pairs(60, 0), ("a" * 50, "A")])
     )
     told = {
         **SMALL,
@@ -127,6 +127,7 @@ def test_long_pairs_are_left_out_of_training_alone_and_counted(data_dir, tmp_pat
     }
     run(*options("dates_attention", data_dir, tmp_path / "run", **told))
     out = capsys.readouterr().out
+    assert "train.tsv: 1 of 62 lines are blank, and left out\n" in out
     assert "pairs are left out, lengths in tokens:" in out and "1 more than 7 to read" in out
     # Without attention there is none to draw, and the run ends well.
     assert not list((tmp_path / "run" / "plots").glob("*attention*"))
@@ -136,17 +137,29 @@ def test_long_pairs_are_left_out_of_training_alone_and_counted(data_dir, tmp_pat
     assert code == 2 and "neither attention to look at nor hidden units" in err
 
 
-def upside_down(directory, rows):
+def upside_down(directory, rows, parallel=False):
     directory.mkdir()
     for split, part in (("train", rows), ("test", rows[:9])):
-        lines = [f"{text}\t{other.upper()}\n" for text, other in part]
-        (directory / f"{split}.tsv").write_text("".join(lines))
-    return {"data": str(directory), "evaluate_every": 4, "steps": 4, "batch_tokens": 900, "most_buckets": 1}
+        lines = [(text, other.upper()) for text, other in part]
+        if parallel:
+            for language, texts in zip(("en", "es"), zip(*lines, strict=True), strict=True):
+                (directory / f"{split}.{language}").write_text("".join(f"{text}\n" for text in texts))
+        else:
+            (directory / f"{split}.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in lines))
+    return {
+        "columns": ("en", "es") if parallel else (),
+        "data": str(directory),
+        "evaluate_every": 4,
+        "steps": 4,
+        "batch_tokens": 900,
+        "most_buckets": 1,
+    }
 
 
 @pytest.mark.parametrize("model", ["lstm", "transformer"])
-def test_each_text_may_have_a_vocabulary_of_its_own(model, data_dir, tmp_path):
-    told = upside_down(tmp_path / "data", [*pairs(200, 0), ("ä", "ü")])
+def test_each_text_may_have_a_vocabulary_of_its_own(model, data_dir, tmp_path, capsys):
+    parallel = model == "transformer"
+    told = upside_down(tmp_path / "data", [*pairs(200, 0), ("ä", "ü")], parallel)
     small = {"embedding_size": 16, "vocabulary_size": 300}
     small |= {"hidden_size": 16} if model == "lstm" else {"num_heads": 2}
     run(
@@ -168,6 +181,9 @@ def test_each_text_may_have_a_vocabulary_of_its_own(model, data_dir, tmp_path):
     ((best,),) = translate(saved.writer, ["abä"], num_beams=2, max_tokens=3, attention=True)
     assert "".join(best.attention.keys) == "abää</s>" and best.text in "".join(best.attention.queries)
     assert best.attention.weights.sum(axis=-1) == pytest.approx(1, rel=1e-5)
+    code, _, err = call(capsys, "translate", tmp_path / "run", "abc", "--direction", "es-en")
+    told = "translates en-es, not es-en" if parallel else "doesn't know from what to what it translates"
+    assert code == 2 and told in err
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,18 @@
 """Parallel texts: two files in which the lines of one number belong together, such as `train.en` and `train.es`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
 from jaxgen.data.sequences import Row, Table
-from jaxgen.data.split_files import find_endings, find_files, read_lines, version_of, with_validation
+from jaxgen.data.split_files import (
+    blank_lines,
+    find_endings,
+    find_files,
+    read_lines,
+    version_of,
+    with_validation,
+)
 from jaxgen.data.text import absolute
 from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 
@@ -34,15 +41,17 @@ def read(name: str, languages: Sequence[str] = (), encoding: str = "utf-8") -> T
         UsageError: for unknown files, languages or encodings, and for a directory where it isn't told what is read.
         JaxgenError: for files of other numbers of lines, or with an empty line, or of another encoding; names the line.
     """
-    splits = {split: list(_pairs(*files, encoding)) for split, files in _find(name, languages).items()}
+    notes: list[str] = []
+    splits = {split: _pairs(*files, encoding, notes) for split, files in _find(name, languages).items()}
     version = version_of(splits)
-    return Table(_full_name(name), with_validation(splits, name, by_label=False), (), version)
+    return Table(_full_name(name), with_validation(splits, name, by_label=False), (), version, tuple(notes))
 
 
 def read_all(name: str, languages: Sequence[str] = (), encoding: str = "utf-8") -> Table:
     """Reads all pairs as one split, `all`: what a trained model is evaluated on; see `read`."""
-    rows = [row for files in _find(name, languages).values() for row in _pairs(*files, encoding)]
-    return Table(_full_name(name), {"all": rows}, (), version_of({"all": rows}))
+    notes: list[str] = []
+    rows = [row for files in _find(name, languages).values() for row in _pairs(*files, encoding, notes)]
+    return Table(_full_name(name), {"all": rows}, (), version_of({"all": rows}), tuple(notes))
 
 
 def _full_name(name: str) -> str:
@@ -75,9 +84,10 @@ def _find(name: str, languages: Sequence[str]) -> dict[str, tuple[Path, Path]]:
     return {split: (found[0][split], found[1][split]) for split in found[0]}
 
 
-def _pairs(source: Path, target: Path, encoding: str) -> Iterator[Row]:
-    """Reads two files side by side; lines that are blank in both are left out."""
-    empty = True
+def _pairs(source: Path, target: Path, encoding: str, notes: list[str]) -> list[Row]:
+    """Reads two files side by side; lines that are blank in both are left out, and noted."""
+    rows: list[Row] = []
+    number, told = 0, shown(source)
     lines = zip_longest(read_lines(source, encoding), read_lines(target, encoding))
     for number, (read, written) in enumerate(lines, start=1):
         if read is None or written is None:
@@ -90,10 +100,11 @@ def _pairs(source: Path, target: Path, encoding: str) -> Iterator[Row]:
                 raise JaxgenError(
                     f"{shown(file)}, line {number}: empty, but not in {other.name}; leave out the line in both"
                 )
-        empty = False
-        yield Row(*texts, f"{shown(source)}, line {number}")
-    if empty:
+        rows.append(Row(*texts, f"{told}, line {number}"))
+    if not rows:
         raise JaxgenError(f"{shown(source)} and {target.name} are empty: there is no text in them")
+    notes += blank_lines(f"{told} and {target.name}", number - len(rows), number)
+    return rows
 
 
 def _other_counts(source: Path, target: Path, encoding: str) -> JaxgenError:

@@ -178,12 +178,14 @@ class Table:
         splits: the rows of each.
         class_names: in order; empty where texts are to be written.
         version: of the set; of files, a digest of their contents.
+        notes: what there is to say of lines of files that are no rows.
     """
 
     name: str
     splits: Mapping[str, Sequence[Row]] = field(repr=False)
     class_names: tuple[str, ...]
     version: str
+    notes: tuple[str, ...] = ()
 
     def texts(self) -> list[str]:
         """Gives the texts to train on, those to write among them: what a tokenizer is made of."""

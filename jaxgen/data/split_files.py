@@ -84,6 +84,11 @@ def _stored_lines(file: Path) -> Iterator[bytes]:
         raise JaxgenError(f"{shown(file)} is damaged, or no gzip file ({error}): pack it again") from error
 
 
+def blank_lines(told: str, count: int, lines: int) -> list[str]:
+    """Says how many of a file's lines are blank and so no rows, if any are."""
+    return [f"{told}: {count:,} of {lines:,} lines are blank, and left out"] if count else []
+
+
 def with_validation(
     splits: Mapping[str, Sequence[Row]], path: str, *, by_label: bool
 ) -> dict[str, list[Row]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxgen.data.sequences import Row, Table
-from jaxgen.data.split_files import find_files, read_lines, version_of, with_validation
+from jaxgen.data.split_files import blank_lines, find_files, read_lines, version_of, with_validation
 from jaxgen.data.text import absolute
 from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 
@@ -45,13 +45,13 @@ def read_labelled(name: str, encoding: str = "utf-8") -> Table:
             has; names the line.
     """
     path = absolute(name)
-    splits, version = _read_splits(path, _LABELLED, encoding)
+    splits, version, notes = _read_splits(path, _LABELLED, encoding)
     names = sorted({row.other for row in splits["train"]})
     if len(names) == 1:
         raise JaxgenError(f"{shown(path)} has one label only, {names[0]}: a classifier needs two or more")
     for rows in splits.values():
         check_labels(rows, names)
-    return Table(str(path), splits, tuple(names), version)
+    return Table(str(path), splits, tuple(names), version, notes)
 
 
 def read_pairs(name: str, encoding: str = "utf-8", columns: Sequence[str] = ()) -> Table:
@@ -68,11 +68,13 @@ def read_pairs(name: str, encoding: str = "utf-8", columns: Sequence[str] = ()) 
         JaxgenError: for a file that is empty, of another encoding, or no such table; names the line.
     """
     path = absolute(name)
-    splits, version = _read_splits(path, _PAIRS, encoding, columns)
-    return Table(str(path), splits, (), version)
+    splits, version, notes = _read_splits(path, _PAIRS, encoding, columns)
+    return Table(str(path), splits, (), version, notes)
 
 
-def read_sources(name: str, encoding: str = "utf-8", columns: Sequence[str] = ()) -> list[Row]:
+def read_sources(
+    name: str, encoding: str = "utf-8", columns: Sequence[str] = ()
+) -> tuple[list[Row], list[str]]:
     """Reads texts to write for, a line each, and what should be written, where all lines say so: `source TAB target`.
 
     Args:
@@ -81,18 +83,21 @@ def read_sources(name: str, encoding: str = "utf-8", columns: Sequence[str] = ()
         columns: of pairs, as for `read_pairs`; left out of account in a table that hasn't these two.
 
     Returns:
-        The sources; all have something beside them, the target, or none has.
+        The sources, all of which have something beside them, the target, or none has; and what there is to say of lines
+        that are no rows.
 
     Raises:
         UsageError: for an unknown file or encoding.
         JaxgenError: for a file that is empty, of another encoding, or no such table; names the line.
     """
     file = absolute(name)
-    _, fields = next(_rows(file, encoding), (0, ["", ""]))
+    notes: list[str] = []
+    _, fields = next(_rows(file, encoding, notes), (0, ["", ""]))
     if len(fields) == 1:
-        return list(_read(file, _SOURCES, encoding))
+        return list(_read(file, _SOURCES, encoding, notes)), notes
     there = {*fields, *map(str, range(1, len(fields) + 1))}
-    return list(_read(file, _PAIRS, encoding, columns if there.issuperset(columns) else ()))
+    chosen = columns if there.issuperset(columns) else ()
+    return list(_read(file, _PAIRS, encoding, notes, chosen)), notes
 
 
 def read_all(
@@ -112,10 +117,11 @@ def read_all(
     """
     path = absolute(name)
     kind = _LABELLED if class_names else _PAIRS
-    rows = [row for file in _find_files(path).values() for row in _read(file, kind, encoding, columns)]
+    notes: list[str] = []
+    rows = [row for file in _find_files(path).values() for row in _read(file, kind, encoding, notes, columns)]
     if class_names:
         check_labels(rows, class_names)
-    return Table(str(path), {"all": rows}, tuple(class_names), version_of({"all": rows}))
+    return Table(str(path), {"all": rows}, tuple(class_names), version_of({"all": rows}), tuple(notes))
 
 
 def read_texts(name: str, encoding: str = "utf-8") -> list[Row]:
@@ -132,8 +138,8 @@ def read_texts(name: str, encoding: str = "utf-8") -> list[Row]:
     file = absolute(name)
     split = [(number, _fields(line)) for number, line in read_lines(file, encoding) if line.strip()]
     if split and len(split[0][1]) == 2:
-        return list(_read(file, _LABELLED, encoding))
-    rows = []
+        return list(_read(file, _LABELLED, encoding, []))
+    rows, told = [], shown(file)
     for number, fields in split:
         if len(fields) != 1:
             raise JaxgenError(
@@ -141,7 +147,7 @@ def read_texts(name: str, encoding: str = "utf-8") -> list[Row]:
                 "first one is"
             )
         if number > 1 or fields[0].strip().lower() not in ("text", "sentence"):
-            rows.append(Row(fields[0].strip(), "", f"{shown(file)}, line {number}"))
+            rows.append(Row(fields[0].strip(), "", f"{told}, line {number}"))
     if not rows:
         raise JaxgenError(f"{shown(file)} is empty: there is no text in it")
     return rows
@@ -179,12 +185,15 @@ def check_labels(rows: Sequence[Row], names: Sequence[str]) -> None:
 
 def _read_splits(
     path: Path, columns: _Columns, encoding: str, chosen: Sequence[str] = ()
-) -> tuple[dict[str, list[Row]], str]:
-    """Gives the rows of each split, and a digest of all files."""
+) -> tuple[dict[str, list[Row]], str, tuple[str, ...]]:
+    """Gives the rows of each split, a digest of all files, and what there is to say of lines that are no rows."""
+    notes: list[str] = []
     splits = {
-        split: list(_read(file, columns, encoding, chosen)) for split, file in _find_files(path).items()
+        split: list(_read(file, columns, encoding, notes, chosen))
+        for split, file in _find_files(path).items()
     }
-    return with_validation(splits, str(path), by_label=columns is _LABELLED), version_of(splits)
+    rows = with_validation(splits, str(path), by_label=columns is _LABELLED)
+    return rows, version_of(splits), tuple(notes)
 
 
 def _find_files(path: Path) -> Mapping[str, Path]:
@@ -200,14 +209,16 @@ def _find_files(path: Path) -> Mapping[str, Path]:
     return found
 
 
-def _read(file: Path, columns: _Columns, encoding: str, chosen: Sequence[str] = ()) -> Iterator[Row]:
+def _read(
+    file: Path, columns: _Columns, encoding: str, notes: list[str], chosen: Sequence[str] = ()
+) -> Iterator[Row]:
     """Reads a table line by line; without a second column what belongs to a text is empty."""
-    names, empty = columns.names, True
-    rows = _rows(file, encoding)
+    names, empty, told = columns.names, True, shown(file)
+    rows = _rows(file, encoding, notes)
     for number, fields in _take(file, rows, chosen) if chosen else rows:
         if number == 1 and tuple(map(str.lower, fields)) in columns.headers:
             continue
-        place = f"{shown(file)}, line {number}"
+        place = f"{told}, line {number}"
         if len(fields) != len(names):
             count = "one column" if len(fields) == 1 else f"{len(fields)} columns"
             wanted = "one" if len(names) == 1 else "two"
@@ -249,12 +260,16 @@ def _take(
         yield number, [fields[place] for place in places]
 
 
-def _rows(file: Path, encoding: str) -> Iterator[tuple[int, list[str]]]:
-    """Gives each line's number and fields; blank lines are left out."""
+def _rows(file: Path, encoding: str, notes: list[str]) -> Iterator[tuple[int, list[str]]]:
+    """Gives each line's number and fields; blank lines are left out, and noted at the end."""
+    number = blank = 0
     for number, line in read_lines(file, encoding):
         fields = [field.strip() for field in _fields(line)]
         if any(fields):
             yield number, fields
+        else:
+            blank += 1
+    notes += blank_lines(shown(file), blank, number)
 
 
 def _fields(line: str) -> list[str]:

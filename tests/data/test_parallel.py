@@ -59,6 +59,8 @@ def test_two_files_of_which_a_tenth_is_held_out(tmp_path):
     pairs = rows_of(found) + rows_of(found, "validation")
     assert sorted(pairs) == sorted(zip(ENGLISH, SPANISH, strict=True))
     assert rows_of(read(f"{english},{spanish}"), "validation") == rows_of(found, "validation")
+    assert found.notes == (f"{english} and b.txt.gz: 1 of 101 lines are blank, and left out",)
+    assert tables.read_split(found.name, None, ())[0].notes == found.notes
     for row in found.splits["train"]:  # blank lines count
         assert row.place.endswith(f", line {int(row.text.split()[-1]) + 2}")
 

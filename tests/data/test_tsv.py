@@ -5,7 +5,7 @@ import gzip
 
 import pytest
 
-from jaxgen.data.tsv import read_all, read_labelled, read_pairs
+from jaxgen.data.tsv import read_all, read_labelled, read_pairs, read_sources
 from jaxgen.errors import JaxgenError, UsageError
 
 
@@ -39,6 +39,7 @@ def test_a_tenth_of_a_file_is_held_out_by_its_contents(header, tmp_path):
 
 def test_places_are_lines(tmp_path):
     found = read_labelled(write(tmp_path / "a.tsv", "text\tlabel\n\n" + "\n".join(LINES)))
+    assert found.notes == (f"{tmp_path}/a.tsv: 1 of 402 lines are blank, and left out",)
     for rows in found.splits.values():
         for row in rows:
             number = int(row.text.split()[-1])
@@ -97,6 +98,19 @@ def test_pairs(tmp_path):
     assert found.texts() == [text for part in zip(*rows_of(found), strict=True) for text in part]
     with pytest.raises(JaxgenError, match="has too few different texts: none is left for validation"):
         read_pairs(write(tmp_path / "b.tsv", "a\tb\na\tc\n"))
+
+
+def test_blank_lines_are_counted_whatever_the_columns(tmp_path):
+    name = write(tmp_path / "a.tsv", "\n1\ta\tb\n \t\n" + "2\tc\td\n" * 9 + "3\te\tf\n")
+    told = f"{name}: 2 of 13 lines are blank, and left out"
+    assert (
+        read_pairs(name, columns=("2", "3")).notes == read_all(name, (), columns=("2", "3")).notes == (told,)
+    )
+    rows, notes = read_sources(name, columns=("2", "3"))
+    assert ([row.place[-6:] for row in rows[:2]], notes) == (["line 2", "line 4"], [told])
+    assert read_sources(write(tmp_path / "b.tsv", "a\n\nb"))[1] == [
+        f"{tmp_path}/b.tsv: 1 of 3 lines are blank, and left out"
+    ]
 
 
 def test_columns_are_taken_by_number_or_name(tmp_path):
