@@ -160,13 +160,10 @@ def upside_down(directory, rows, parallel=False):
 def test_each_text_may_have_a_vocabulary_of_its_own(model, data_dir, tmp_path, capsys):
     parallel = model == "transformer"
     told = upside_down(tmp_path / "data", [*pairs(200, 0), ("ä", "ü")], parallel)
-    small = {"embedding_size": 16, "vocabulary_size": 300}
-    small |= {"hidden_size": 16} if model == "lstm" else {"num_heads": 2}
-    run(
-        *options(
-            "translate", data_dir, tmp_path / "run", **told, **small, model=model, vocabularies="separate"
-        )
-    )
+    told |= {"embedding_size": 16, "vocabulary_size": 300, "vocabularies": "separate", "model": model}
+    told |= {"num_heads": 2} if parallel else {"hidden_size": 16}
+    experiment = EXPERIMENTS["translate"]
+    run(experiment, experiment.options(**told, data_dir=data_dir, workdir=tmp_path / "run"))
     saved = SavedRun(tmp_path / "run")
     given = saved.text_format
     assert given.tokenizer.decode(given.tokenizer.encode("abä")) == "abä"
