@@ -12,6 +12,7 @@ from test_run import EXPERIMENTS, options
 from jaxgen.errors import UsageError
 from jaxgen.run import run
 from jaxgen.saved_run import SavedRun
+from jaxgen.splits import load_splits
 from jaxgen.translate import translate
 
 SMALL = {"hidden_size": 48, "embedding_size": 16, "batch_tokens": 600, "most_buckets": 2}
@@ -135,6 +136,20 @@ def test_long_pairs_are_left_out_of_training_alone_and_counted(data_dir, tmp_pat
     assert code == 2 and "this model has no attention to look at" in err
     code, _, err = call(capsys, "plot", tmp_path / "run", "--text", "abc")
     assert code == 2 and "neither attention to look at nor hidden units" in err
+
+
+def test_batches_need_no_room_for_pairs_that_are_left_out(tmp_path):
+    long = (" ".join(["abc"] * 600), "A")
+    (tmp_path / "train.tsv").write_text("".join(f"{a}\t{b}\n" for a, b in [*pairs(60, 0), long]))
+    (tmp_path / "validation.tsv").write_text("abcabc\tABCABC\n")
+    told = {"data": str(tmp_path), "vocabulary_size": 300}
+    experiment = EXPERIMENTS["translate"]
+    with pytest.raises(
+        UsageError, match=r"8 pairs of texts of .* and .*: give --batch-tokens \d+ or more, or lower"
+    ):
+        load_splits(experiment, experiment.options(**told), None)
+    train = load_splits(experiment, experiment.options(**told, most_ratio=10.0), None)["train"]
+    assert train.text.sequence_length < 20 and long not in [row[:2] for row in train.rows]
 
 
 def upside_down(directory, rows, parallel=False):
