@@ -1,16 +1,20 @@
 """Scores of written texts against those that should have been written."""
 
 import importlib.metadata
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxgen.errors import JaxgenError
+
+_WORD = re.compile(r"[^\W_]+")  # letters and digits
 
 
 def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Gives ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), the F-measures averaged over all pairs, in per cent.
 
     They are counted by the package `rouge-score` on lowercase words and numbers, without their endings (Porter 1980).
+    Words are of any script's letters; of ASCII's they are those of the package, which knows no others.
 
     Args:
         hypotheses: what was written.
@@ -26,7 +30,7 @@ def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, flo
 
     _check(hypotheses, references)
     names = ("rouge1", "rouge2", "rougeL")
-    scorer = RougeScorer(names, use_stemmer=True)
+    scorer = RougeScorer(names, tokenizer=_Words())
     scores = [scorer.score(*pair) for pair in zip(references, hypotheses, strict=True)]
     return {name: 100 * sum(score[name].fmeasure for score in scores) / len(scores) for name in names}
 
@@ -49,7 +53,7 @@ def signatures(scored_by: str) -> dict[str, str]:
     """Tells of which kind scores are, so that figures of others can be compared: sacrebleu's, and one of ROUGE."""
     if scored_by == "rouge":
         version = importlib.metadata.version("rouge-score")
-        return {"rouge": f"rouge-score|version:{version}|measure:f1|stemmer:yes|mean of pairs"}
+        return {"rouge": f"rouge-score|version:{version}|measure:f1|stemmer:yes|tok:unicode|mean of pairs"}
     found: dict[str, str] = {}
     for name, metric in corpus_metrics().items() if scored_by == "bleu" else ():
         metric.corpus_score(["a"], [["a"]])  # it is complete only after use
@@ -78,6 +82,20 @@ SCORES: dict[str, Callable[[Sequence[str], Sequence[str]], dict[str, float]]] = 
 }
 CHOSEN_BY = {"rouge": "rougeL", "bleu": "bleu", "exact": "exact_accuracy"}
 """Of each, the figure by which the best state is chosen."""
+
+
+class _Words:
+    """Finds the words of texts for `RougeScorer`."""
+
+    def __init__(self) -> None:
+        from nltk.stem.porter import PorterStemmer
+
+        self._stem = PorterStemmer().stem
+
+    def tokenize(self, text: str) -> list[str]:
+        """Gives words in lower case, those of more than three letters without their endings."""
+        words = _WORD.findall(text.lower())
+        return [self._stem(word) if len(word) > 3 else word for word in words]
 
 
 def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:

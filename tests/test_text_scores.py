@@ -1,9 +1,12 @@
 """Scores of texts: known values, and what can't be scored."""
 
 import pytest
+from rouge_score.rouge_scorer import RougeScorer
 
 from jaxgen.errors import JaxgenError
 from jaxgen.text_scores import bleu, exact, rouge, signatures
+
+NAMES = ["rouge1", "rouge2", "rougeL"]
 
 
 def test_known_values():
@@ -14,6 +17,17 @@ def test_known_values():
     assert rouge(["b a"], ["a b"]) == pytest.approx({"rouge1": 100, "rouge2": 0, "rougeL": 50})
     # Recall is 2 / 4, precision 2 / 2.
     assert rouge(["returned files"], ["return a list files"])["rouge1"] == pytest.approx(100 * 2 / 3)
+
+
+def test_words_are_of_any_script_and_of_ascii_as_ever():
+    for text in ("привет мир", "el árbol ñandú", "שלום עולם"):
+        assert rouge([text.upper() + "!"], [text]) == pytest.approx(dict.fromkeys(NAMES, 100))
+    assert rouge(["el arbol"], ["el árbol"])["rouge1"] == pytest.approx(50)
+    hypothesis = "Returns 2nd snake_case name's caresses, skies_."
+    reference = "return the SNAKE case (names) - caress sky 2nd"
+    of_package = RougeScorer(NAMES, use_stemmer=True).score(reference, hypothesis)
+    found = {name: 100 * score.fmeasure for name, score in of_package.items()}
+    assert rouge([hypothesis], [reference]) == pytest.approx(found) and 20 < found["rougeL"] < 80
 
 
 def test_average_over_pairs_and_nothing_written_is_0():
