@@ -145,7 +145,7 @@ class _Start:
     @classmethod
     def of(cls, saved: SavedRun, table: Table, config: FineTuneConfig) -> "_Start":
         """Takes a run's model, with a head of its own for classes."""
-        task = _task(saved, table)
+        task = _task(saved, table, config.scored_by or "rouge")
         adapted = None if config.lora_rank is None else Adapted(task, _low_rank(config))
         told = {
             "run": str(saved.directory.path.resolve()),
@@ -177,10 +177,11 @@ class _Start:
         return state
 
 
-def _task(saved: SavedRun, table: Table) -> Any:
+def _task(saved: SavedRun, table: Table, scored_by: str) -> Any:
     model, tokenizer = saved.task.model, digest(saved.tokenizer)
     if not table.class_names:
-        return SequenceToSequence(model, getattr(saved.task, "start_token", 0), tokenizer=tokenizer)
+        start = getattr(saved.task, "start_token", 0)
+        return SequenceToSequence(model, start, tokenizer=tokenizer, scored_by=scored_by)
     model = model.clone(heads=("classification",), num_classes=len(table.class_names), pooler=True)
     return TextClassification(model, class_names=table.class_names, tokenizer=tokenizer)
 

@@ -48,6 +48,8 @@ class FineTuneConfig:
     """Tokens of a text to read, special ones among them. By default the longest text's, if the model can read it."""
     target_length: int | None = None
     """Tokens of a text to write. By default the longest text's, up to 512."""
+    scored_by: Literal["bleu", "rouge", "exact"] | None = None
+    """What the texts that are written are scored by, and so which state is the best. By default rouge."""
 
     def __post_init__(self) -> None:
         """Refuses what can't be meant together."""
@@ -64,6 +66,8 @@ class FineTuneConfig:
                 raise UsageError(f"--{name} must be at least 1, not {value}")
         if self.head == "classification" and self.target_length is not None:
             raise UsageError("--target-length is for --head text: classes have no length")
+        if self.head == "classification" and self.scored_by is not None:
+            raise UsageError("--scored-by is for --head text: classes are right or wrong")
         if self.lora_rank is None and self.lora_alpha is not None:
             raise UsageError("--lora-alpha is for LoRA: give --lora-rank as well")
         if self.lora_rank is not None and self.frozen_layers is not None:

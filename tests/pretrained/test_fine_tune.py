@@ -212,7 +212,7 @@ def pairs(tmp_path_factory):
 
 
 def test_lora_of_a_t5_trains_its_changes_alone_and_is_exported_merged(t5, pairs, tmp_path):
-    options = {"head": "text", "steps": 4, "batch_size": 4, "lora_rank": 2}
+    options = {"head": "text", "steps": 4, "batch_size": 4, "lora_rank": 2, "scored_by": "exact"}
     fine_tune(t5, config(pairs, tmp_path / "run", **options))
     saved = SavedRun(tmp_path / "run")
     before, after = (traverse_util.flatten_dict(run.state.params, sep="/") for run in (SavedRun(t5), saved))
@@ -225,6 +225,7 @@ def test_lora_of_a_t5_trains_its_changes_alone_and_is_exported_merged(t5, pairs,
     assert all(np.linalg.matrix_rank(change, tol=1e-5) <= 2 for change in changes.values())
     result = saved.directory.result()
     assert result["trained_parameters"] == 3 * 2 * (16 * 2 + 2 * 16)
+    assert saved.task.scored_by == "exact" and "validation/exact_accuracy" in result
     # What is exported has the loss that the adapted model had in training.
     export_run(saved, tmp_path / "theirs")
     model, params = pretrained.load(tmp_path / "theirs")
@@ -307,6 +308,7 @@ def test_usual_learning_rates_are_larger_for_narrow_models_and_for_lora(bert, la
         ({"lora_rank": 17}, "the rank of LoRA is 17, but .* is of 16 x 16: take 16 at most"),
         ({"lora_rank": 0}, "the rank of LoRA is 0; it must be at least 1"),
         ({"target_length": 8}, "--target-length is for --head text"),
+        ({"scored_by": "bleu"}, "--scored-by is for --head text"),
         ({"lora_alpha": 2.0}, "--lora-alpha is for LoRA: give --lora-rank as well"),
         ({"lora_rank": 2, "frozen_layers": 1}, "give --lora-rank or --frozen-layers"),
         ({"from_scratch": True, "frozen_layers": 1}, "--from-scratch has nothing learnt to keep"),
