@@ -7,6 +7,7 @@ marks in it doubled, and then hold tabs; a text is of one line.
 """
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from jaxgen.data.split_files import blank_lines, find_files, read_lines, version
 from jaxgen.data.text import absolute
 from jaxgen.errors import JaxgenError, UsageError, shown, unknown
 
+_SPACE = re.compile(r"\s")
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"(?=\t|\Z)')
 
 
@@ -25,10 +27,13 @@ class _Columns(NamedTuple):
 
     names: tuple[str, ...]
     headers: frozenset[tuple[str, ...]]
+    for_more: str = ""  # what may be done where a line has more
 
 
 _LABELLED = _Columns(("text", "label"), frozenset({("text", "label"), ("sentence", "label")}))
-_PAIRS = _Columns(("source", "target"), frozenset({("source", "target")}))
+_PAIRS = _Columns(
+    ("source", "target"), frozenset({("source", "target")}), "; name the two to take, --columns 1 2"
+)
 _SOURCES = _Columns(("source",), frozenset({("source",)}))
 
 
@@ -97,7 +102,8 @@ def read_sources(
         return list(_read(file, _SOURCES, encoding, notes)), notes
     there = {*fields, *map(str, range(1, len(fields) + 1))}
     chosen = columns if there.issuperset(columns) else ()
-    return list(_read(file, _PAIRS, encoding, notes, chosen)), notes
+    pairs = _PAIRS._replace(for_more=f", or has the columns {' and '.join(columns)}" if columns else "")
+    return list(_read(file, pairs, encoding, notes, chosen)), notes
 
 
 def read_all(
@@ -166,11 +172,17 @@ def named_table(inputs: Sequence[str], endings: tuple[str, ...] = (".tsv",)) -> 
     files = " or ".join(f"FILE{ending}" for ending in endings)
     if not inputs:
         raise UsageError(f"give texts, or a file of them, {files}")
-    if not any(text.endswith(endings) for text in inputs):
+    if not any(_names_file(text, endings) for text in inputs):
         return None
     if len(inputs) > 1:
         raise UsageError(f"give texts, or one file of them, {files}: not several, nor both")
     return inputs[0]
+
+
+def _names_file(text: str, endings: tuple[str, ...]) -> bool:
+    """Tells a file's name from a text; such as "please open readme.txt" is none, unless there is such a file."""
+    there = os.path.exists(text)  # noqa: PTH110, pathlib's raises for long names
+    return text.endswith(endings) and (there or not _SPACE.search(text))
 
 
 def check_labels(rows: Sequence[Row], names: Sequence[str]) -> None:
@@ -222,7 +234,7 @@ def _read(
         if len(fields) != len(names):
             count = "one column" if len(fields) == 1 else f"{len(fields)} columns"
             wanted = "one" if len(names) == 1 else "two"
-            advice = "; name the two to take, --columns 1 2" if columns is _PAIRS and len(fields) > 2 else ""
+            advice = columns.for_more if len(fields) > 2 else ""
             raise JaxgenError(f"{place}: {count}, not {wanted}; a line is {' TAB '.join(names)}{advice}")
         for name, value in zip(names, fields, strict=True):
             if not value:

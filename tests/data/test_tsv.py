@@ -5,7 +5,7 @@ import gzip
 
 import pytest
 
-from jaxgen.data.tsv import read_all, read_labelled, read_pairs, read_sources
+from jaxgen.data.tsv import named_table, read_all, read_labelled, read_pairs, read_sources
 from jaxgen.errors import JaxgenError, UsageError
 
 
@@ -187,6 +187,17 @@ def test_labels_that_are_not_in_training_are_named(tmp_path):
         JaxgenError, match=r"test\.tsv, line 2: no training text has the label 'z'; they have x, y"
     ):
         read_labelled(str(tmp_path))
+
+
+def test_sentences_that_end_as_files_do_are_texts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    endings = (".tsv", ".txt")
+    assert named_table(["please open readme.txt", "a"], endings) is None
+    assert named_table(["readme.txt"], endings) == "readme.txt"
+    write(tmp_path / "my lines.txt", "a\n")
+    assert named_table(["my lines.txt"], endings) == "my lines.txt"
+    with pytest.raises(UsageError, match="not several, nor both"):
+        named_table(["see readme.txt", "lines.txt"], endings)
 
 
 def test_encodings(tmp_path):
