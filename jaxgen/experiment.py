@@ -73,9 +73,10 @@ class TrainConfig:
     validation_fraction: float = 0.0
     """Part of the training split, from its end, that is held out for validation."""
     until_converged: bool = False
-    """Stop when the validation loss no longer falls, and take the best state; holds out a tenth if nothing is."""
+    """Stop when what chooses the best state no longer gets better, the validation loss or the score of what is written
+    for pairs of texts, and take that state; holds out a tenth if nothing is."""
     patience: int = 3
-    """With --until-converged: evaluations without a better validation loss before the run stops."""
+    """With --until-converged: evaluations without a better loss, or score, before the run stops."""
     report_every: int | None = None
     """Steps between reports of training figures. By default ten an epoch, and at least every 100 steps."""
     evaluate_every: int | None = None
