@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NoReturn
 from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.extras import SubcommandApp
 
-from jaxgen.errors import UsageError, shown, unknown
+from jaxgen.errors import unknown
 from jaxgen.experiment import experiments
 from jaxgen.fine_tune_config import FineTuneConfig
 from jaxgen.run import guard
@@ -119,13 +119,15 @@ def predict(
 
     Of pictures there is a sheet beside the CSV. A classifier of texts takes texts in the place of files, or one file of
     them, FILE.tsv: a text a line, or text TAB label. A masked language model fills [MASK] in. An encoder-decoder writes
-    for texts, or for those of FILE.tsv, source or source TAB target.
+    for texts, or for those of FILE.tsv (see `jaxgen translate`), the likeliest token each time, as `jaxgen evaluate`
+    does: of a file a CSV, with scores where it has targets. For better texts by beam search take `jaxgen translate`.
 
     Args:
         run: the run directory.
         inputs: pictures (PNG, JPEG, BMP, GIF), and folders of them; or texts, or FILE.tsv.
         output: where the CSV goes; by default predictions.csv in the run directory.
-        truncate: cut texts off that are longer than the model's context.
+        truncate: cut texts off that are longer than the model's context, or, where it writes, than those of its
+            training.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     from jaxgen import predict as prediction
@@ -173,19 +175,9 @@ def embed(
         output: a file for the vectors instead, .npy, float32 [texts, width].
         truncate: cut texts off that are longer than the model's context.
     """
-    import numpy as np
+    from jaxgen.encoding import Encoder, print_vectors
 
-    from jaxgen.encoding import Encoder
-
-    if output is not None and (output.suffix != ".npy" or output.exists()):
-        raise UsageError(f"{shown(output)} is there already, or no .npy: give another --output")
-    vectors = Encoder.open(run).embed(texts, truncate)
-    if output is None:
-        for vector in vectors:
-            print(" ".join(f"{value:.6f}" for value in vector))
-    else:
-        np.save(output, vectors)
-        print(f"written to {shown(output)}")
+    print_vectors(Encoder.open(run), texts, output, truncate)
 
 
 @_app.command
@@ -264,17 +256,20 @@ def translate(
     truncate: bool = False,
     output: Path | None = None,
 ) -> None:
-    """Translate texts, or those of a file, by a run that reads a text and writes another: a line each.
+    """Translate texts, or those of a file, by a run that reads a text and writes another: by beam search, a line each.
+
+    For the scores of a table with targets take `jaxgen predict`, or `jaxgen evaluate`.
 
     Args:
         run: the run directory.
-        inputs: texts, or FILE.txt, a text a line (an empty one stays empty), or FILE.tsv, source or source TAB target.
+        inputs: texts, or FILE.txt, a text a line (an empty one stays empty), or FILE.tsv, source or source TAB target;
+            of a table with all --columns that the run was trained on, those are read, in their order.
         beam: hypotheses that are followed; 1 takes the likeliest token each time.
         length_penalty: above 0 favours long texts, below 0 short ones.
         num_samples: the best texts for each, at most as many as beams, with scores: log-probability a token.
         max_tokens: new tokens of a text, at most; by default as many as the run was trained to write.
         direction: from what to what it must be, such as en-es; refused where the run translates another way.
-        truncate: cut texts off that are longer than the model's context.
+        truncate: cut texts off that are longer than those that the run was trained on; one of --cut-off does so always.
         output: a PNG for the attention of one text, or a new file for the lines.
     """
     from jaxgen.saved_run import SavedRun

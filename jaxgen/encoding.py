@@ -22,6 +22,7 @@ from jaxgen.generate.prompts import batches, pad_to_bucket
 from jaxgen.metrics import AnyArray
 from jaxgen.models import BERT
 from jaxgen.saved_run import SavedRun
+from jaxgen.train.hooks import say
 
 
 def mean_pooled(
@@ -32,6 +33,21 @@ def mean_pooled(
     there = jnp.arange(features.shape[1]) < jnp.asarray(lengths)[:, None]
     mean = jnp.where(there[..., None], features, 0).sum(axis=1) / jnp.asarray(lengths)[:, None]
     return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)
+
+
+def print_vectors(
+    encoder: "Encoder", texts: Sequence[str], output: Path | None = None, truncate: bool = False
+) -> None:
+    """Prints the vector of each text, a line each, or writes all to a new .npy: `jaxgen embed`; see `Encoder.embed`."""
+    if output is not None and (output.suffix != ".npy" or output.exists()):
+        raise UsageError(f"{shown(output)} is there already, or no .npy: give another --output")
+    vectors = encoder.embed(texts, truncate)
+    if output is None:
+        for vector in vectors:
+            say(" ".join(f"{value:.6f}" for value in vector))
+    else:
+        np.save(output, vectors)
+        say(f"written to {shown(output)}")
 
 
 @dataclass(frozen=True)
