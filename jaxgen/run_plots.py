@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int32
 
 from jaxgen.data import streams
 from jaxgen.data.sources import Source
@@ -17,6 +18,7 @@ from jaxgen.writing import Attention, Writer
 
 # Tokens of a held-out text whose hidden units are drawn, and whose attention.
 _PASSAGE, _ATTENTION_PASSAGE = 700, 32
+_TRIED = 1000  # texts, of which the first is taken that is no longer
 
 
 def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: Source) -> list[Path]:
@@ -31,10 +33,7 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
     if source.text is not None and jax.process_count() == 1:
         writer = Writer.of(task, state, source.text)
         if writer.attends:
-            example = source[0]
-            length = int(example.get("lengths", len(example["tokens"])))
-            passage = example["tokens"][: min(_ATTENTION_PASSAGE, length)]
-            paths += draw_attention(directory, writer.attention_of(passage))
+            paths += draw_attention(directory, writer.attention_of(passage_of(source)))
         elif hasattr(task, "activations"):
             tokens = streams.tokens_of(source)
             paths += draw_hidden_units(directory, *writer.activations_of(tokens[:_PASSAGE]))
@@ -42,6 +41,19 @@ def draw_plots(directory: RunDirectory, task: Any, state: TrainState, source: So
         params = jax.device_get(state.evaluation_params())
         paths += plots.save(task.plots(params, source.arrays(), predictions), directory.plots)
     return paths
+
+
+def passage_of(source: Source) -> Int32[np.ndarray, " tokens"]:
+    """Gives a text to show the attention of: the first short one, else the beginning, which ends as texts do."""
+    examples = source.gather(np.arange(min(len(source), _TRIED)))
+    tokens = examples["tokens"]
+    lengths = examples.get("lengths", np.full(len(tokens), tokens.shape[1]))
+    first = next(iter(np.flatnonzero(lengths <= _ATTENTION_PASSAGE)), 0)
+    passage = tokens[first][: lengths[first]]
+    if len(passage) <= _ATTENTION_PASSAGE:
+        return passage
+    last = np.array(getattr(source.text, "last", ()), np.int32)
+    return np.concatenate([passage[: _ATTENTION_PASSAGE - len(last)], last])
 
 
 def draw_hidden_units(
