@@ -152,7 +152,8 @@ class SavedRun:
             name: as for `jaxgen.data.text.read`, or for `jaxgen.data.tables.read` where the run needs a table.
             split: of it; by default all of a file or directory, of a set the test split.
             truncate: whether what is longer than the run's rows is cut off, of a table; else it is refused, or read
-                as a whole where the run has buckets of lengths.
+                as a whole where the run has buckets of lengths. Where the run was trained on texts that were cut off,
+                so are these in any case.
 
         Raises:
             UsageError: for a run of another kind, an unknown name or split, and a text of a table that is too long.
@@ -168,7 +169,8 @@ class SavedRun:
             )
             for note in table.notes:
                 _say(note)
-            if given.buckets and not truncate:  # what was in training cut off, is told of others as a whole
+            # What was left out of training for its length is told of others as a whole.
+            if given.buckets and not (truncate or given.cut_off):
                 return table.uncut(split, given)
             return table.source(split, replace(given, truncate=given.truncate or truncate))
         as_bytes = isinstance(self.tokenizer, tokenizers.Bytes)

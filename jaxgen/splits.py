@@ -130,6 +130,7 @@ def _load_pairs(config: PairsConfig, data_dir: Path | None) -> dict[str, Source]
         target_length=config.target_length or longest[1],
         target_tokenizer=target_tokenizer,
         truncate=True,
+        cut_off=config.cut_off,
         encoding=config.encoding,
         columns=config.columns,
     )

@@ -67,17 +67,24 @@ class Writer:
         state: what was trained.
         tokenizer: what it was trained with.
         target_tokenizer: of what it writes after having read, where that is another one.
+        trained_on: the most tokens of a text that it was trained to read, special ones among them.
+        cut_off: whether it was trained on longer ones, too, cut off there, so that it reads no more of others.
     """
 
     task: Any
     state: TrainState
     tokenizer: Tokenizer
     target_tokenizer: Tokenizer | None = None
+    trained_on: int = ANY_LENGTH
+    cut_off: bool = False
 
     @classmethod
     def of(cls, task: Any, state: TrainState, given: TextFormat | SequenceFormat) -> "Writer":
         """Makes it of how the texts that it was trained on were made into tokens."""
-        return cls(task, state, given.tokenizer, getattr(given, "target_tokenizer", None))
+        if isinstance(given, TextFormat):
+            return cls(task, state, given.tokenizer, trained_on=given.sequence_length)
+        tokenizers = given.tokenizer, given.target_tokenizer
+        return cls(task, state, *tokenizers, trained_on=given.sequence_length, cut_off=given.cut_off)
 
     @property
     def writing_tokenizer(self) -> Tokenizer:
@@ -286,8 +293,9 @@ class Writer:
 
     @property
     def reading(self) -> SequenceFormat:
-        """How a text becomes what an encoder reads: with special tokens as in training, and as long as it is."""
-        return SequenceFormat.of(self.tokenizer, ANY_LENGTH)
+        """How a text becomes what an encoder reads: with special tokens, and cut off if at all, as in training."""
+        length = self.trained_on if self.cut_off else ANY_LENGTH
+        return SequenceFormat.of(self.tokenizer, length, truncate=self.cut_off)
 
     def known(self, text: str) -> str:
         """Leaves out of a text the characters that the model doesn't know."""

@@ -11,7 +11,13 @@ from jaxgen.data.streams import TextFormat
 from jaxgen.data.strokes import find_strokes
 
 # Fields of formats that are younger than runs which go on: they are told where they aren't the default.
-_YOUNGER: dict[str, Any] = {"columns": (), "target_tokenizer": None, "target_last": (), "buckets": ()}
+_YOUNGER: dict[str, Any] = {
+    "columns": (),
+    "target_tokenizer": None,
+    "target_last": (),
+    "buckets": (),
+    "cut_off": False,
+}
 
 
 def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class SequenceFormat:
         last: special tokens after a text, targets too, such as `[SEP]` or the end of the text.
         padding: the token that fills a row up.
         truncate: whether a text that is too long is cut off at its end; else it is refused.
+        cut_off: whether texts to read were trained on that were cut off, so that any others are as well.
         encoding: of files.
         whole_words: whether rows tell which tokens go on a word, so that words are hidden as a whole.
         sentence_pairs: whether rows are pairs of sentences, see `jaxgen.data.sentence_pairs`.
@@ -54,6 +55,7 @@ class SequenceFormat:
     last: tuple[int, ...] = ()
     padding: int = 0
     truncate: bool = False
+    cut_off: bool = False
     encoding: str = "utf-8"
     whole_words: bool = False
     sentence_pairs: bool = False
