@@ -51,8 +51,8 @@ def print_evaluation(
     say(f"{run.config.get('experiment') or run.directory.path}, {_title(run.config, int(run.state.step))}")
     say("  ".join(format_figures(figures)))
     written = [stem for name, stem in stems.items() if of_pairs(sources[name])]
-    if written:
-        say("\n".join(f"{name}: {told}" for name, told in signatures(run.task.scored_by).items()))
+    for name, told in signatures(run.task.scored_by).items() if written else ():
+        say(f"{name}: {told}")
     for stem in written:
         say(str(run.directory.samples / f"{stem}.csv"))
 

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,21 +11,39 @@ from jaxtyping import Int32
 
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source
-from jaxgen.data.tokenizers import end_tokens
+from jaxgen.data.surfaces import filled_in, read_parts, written_parts
+from jaxgen.data.tokenizers import end_tokens, unknown_token
 from jaxgen.errors import UsageError, shortened
-from jaxgen.files import write_csv
+from jaxgen.files import write_csv, write_text
 from jaxgen.generate.beam import Beams, beam_search
-from jaxgen.generate.prompts import by_bucket
+from jaxgen.generate.prompts import at_once, by_bucket
 from jaxgen.run_directory import RunDirectory
 from jaxgen.text_scores import CHOSEN_BY, SCORES
 from jaxgen.train.monitor import Judge
 from jaxgen.train.state import TrainState
-from jaxgen.writing import Writer
+from jaxgen.writing import Attention, Writer
 from jaxgen.written_pairs import HEADER
 
 BATCH_SIZE = 32
 """Texts that are written at a time."""
 _SHOWN_LENGTH = 200
+
+
+class Translation(NamedTuple):
+    """A text that was written for another.
+
+    Attributes:
+        text: without white space around it.
+        score: its log-probability, divided by (its number of tokens, the end token among them) ** length penalty.
+        complete: whether it ended; else it was cut off.
+        attention: one map, with a row for each token that was written, named by it, and a column for each that was
+            read; None where it wasn't asked for.
+    """
+
+    text: str
+    score: float
+    complete: bool
+    attention: Attention | None
 
 
 def write_split(
@@ -38,7 +56,7 @@ def write_split(
     length_penalty: float = 1.0,
     batch_size: int = BATCH_SIZE,
 ) -> list[str]:
-    """Writes the likeliest text for each example of a split of texts to read, in their order.
+    """Writes the likeliest text for each example of a split of texts to read, in their order; see `write_texts`.
 
     Args:
         task: such as `SequenceToSequence`.
@@ -60,32 +78,56 @@ def write_split(
         max_tokens = len(source[0]["labels"])
     examples = source.gather(np.arange(len(source)))
     rows = [tokens[:length] for tokens, length in zip(examples["tokens"], examples["lengths"], strict=True)]
-    return write_rows(
-        Writer.of(task, state, source.text),
-        rows,
-        max_tokens=max_tokens,
-        num_beams=num_beams,
-        length_penalty=length_penalty,
-        batch_size=batch_size,
-    )
+    texts = [row.text for row in source.rows] or [""] * len(rows)
+    how: dict[str, Any] = {"num_beams": num_beams, "length_penalty": length_penalty, "batch_size": batch_size}
+    found = write_texts(Writer.of(task, state, source.text), texts, rows, max_tokens=max_tokens, **how)
+    return [best.text for best, *_ in found]
 
 
-def write_rows(
+def write_texts(
     writer: Writer,
+    texts: Sequence[str],
     rows: Sequence[Int32[np.ndarray, "..."]],
     *,
-    max_tokens: int,
-    num_beams: int = 1,
-    length_penalty: float = 1.0,
-    batch_size: int = BATCH_SIZE,
-) -> list[str]:
-    """Does the same for prompts as tokens, such as `Writer.encode` gives."""
-    texts = [""] * len(rows)
-    how: dict[str, Any] = {"num_beams": num_beams, "length_penalty": length_penalty, "batch_size": batch_size}
-    for numbers, found in searched(writer, rows, max_tokens=max_tokens, **how):
-        for number, text in zip(numbers, found.texts, strict=False):
-            texts[number] = text
-    return texts
+    attention: bool = False,
+    **search: Any,
+) -> list[list[Translation]]:
+    """Writes for texts; what a text looked at most stands in it in the place of the unknown token.
+
+    Args:
+        writer: the model.
+        texts: to read.
+        rows: their tokens, with special ones around them, such as `Writer.encode` gives; fewer where texts are cut off.
+        attention: whether to give that as well.
+        search: as for `searched`.
+
+    Returns:
+        For each text the likeliest ones, the best first.
+
+    Raises:
+        UsageError: for attention of a model without, and as `searched` does.
+    """
+    if attention and not writer.attends:
+        raise UsageError("this model has no attention to look at: it was made without")
+    times = search.get("num_returned", 1)
+    unknown = unknown_token(writer.writing_tokenizer)
+    extras = writer.attends and (attention or unknown is not None)
+    found: list[list[Translation]] = [[] for _ in rows]
+    for numbers, written in searched(writer, rows, extras=extras, **search):
+        for place, number in enumerate(numbers):
+            for row in range(place * times, (place + 1) * times):
+                if not written.lengths[row]:
+                    continue
+                read = _Looked(writer, texts[number], rows[number])
+                text = written.texts[row]
+                if unknown is not None and extras:
+                    text = read.filled_in(written, row, unknown)
+                looked = read.attention(written, row) if attention else None
+                one = Translation(
+                    text.strip(), float(written.scores[row]), bool(written.stopped[row]), looked
+                )
+                found[number].append(one)
+    return found
 
 
 def searched(
@@ -101,8 +143,8 @@ def searched(
 ) -> Iterator[tuple[list[int], Beams]]:
     """Looks for the likeliest texts batch by batch, and gives the numbers of the rows, and what was found for them.
 
-    Rows of about one length are written together, all batches of one size: it is compiled once for each bucket of
-    lengths, see `jaxgen.generate.prompts.bucket`. What was found may have rows more, behind those that are meant.
+    Rows of about one length are written together, all batches of them of one size: it is compiled once for each bucket
+    of lengths, see `jaxgen.generate.prompts.bucket`. What was found may have rows more, behind those that are meant.
 
     Args:
         writer: the model.
@@ -112,7 +154,7 @@ def searched(
         length_penalty: as for `write_split`.
         num_returned: texts for each row, at most as many as beams; they lie next to each other, the best one first.
         extras: whether to give those, see `jaxgen.generate`.
-        batch_size: as for `write_split`.
+        batch_size: as for `write_split`; fewer where texts are so long that a batch would have more than 16,384 tokens.
 
     Raises:
         UsageError: as `write_split` does.
@@ -121,7 +163,7 @@ def searched(
         raise UsageError("there is no text to write for; give at least one")
     if batch_size < 1:
         raise UsageError(f"batch size is {batch_size}; it must be at least 1")
-    size = min(batch_size, len(rows))
+    most = min(batch_size, len(rows))
     how: dict[str, Any] = {
         "max_tokens": max_tokens,
         "num_beams": num_beams,
@@ -130,11 +172,13 @@ def searched(
         "stop_tokens": end_tokens(writer.writing_tokenizer),
         "extras": extras,
     }
-    params, model_state = writer.state.evaluation_params(), writer.state.model_state
-    if size % jax.device_count():
-        # On a mesh whose devices can't share the texts evenly every one of them would write all.
-        params, model_state = jax.device_put((params, model_state), jax.local_devices()[0])
-    for numbers in by_bucket(rows, writer.decoder.max_length).values():
+    trained = (writer.state.evaluation_params(), writer.state.model_state)
+    for length, numbers in by_bucket(rows, writer.decoder.max_length).items():
+        size = min(most, at_once(length))
+        params, model_state = trained
+        if size % jax.device_count():
+            # On a mesh whose devices can't share the texts evenly every one of them would write all.
+            params, model_state = jax.device_put(trained, jax.local_devices()[0])
         for start in range(0, len(numbers), size):
             batch = numbers[start : start + size]
             # Filled up with the last one again.
@@ -142,6 +186,49 @@ def searched(
             asked = writer.asked(filled)
             given = (writer.decoder, params, model_state, asked.prompt, asked.lengths)
             yield batch, beam_search(*given, **how, text=asked.text, inputs=asked.inputs)
+
+
+class _Looked(NamedTuple):
+    """A text that was read, to see what was looked at in it."""
+
+    writer: Writer
+    text: str
+    tokens: Int32[np.ndarray, " tokens"]
+
+    def parts(self) -> list[str]:
+        """Gives what each token stands for, special ones by their names."""
+        given = self.writer.reading
+        room = len(self.tokens) - len(given.first) - len(given.last)
+        first, last = (
+            [given.tokenizer.decode([token]) for token in row] for row in (given.first, given.last)
+        )
+        parts = [*first, *read_parts(given.tokenizer, self.text)[:room], *last]
+        # A text that isn't known as it was may have other tokens.
+        return parts if len(parts) == len(self.tokens) else written_parts(given.tokenizer, self.tokens)
+
+    def weights(self, written: Beams, row: int) -> np.ndarray:
+        """Gives the attention of each token that was written to each that was read."""
+        return written.extras["attention"][row, : written.lengths[row], : len(self.tokens)]
+
+    def attention(self, written: Beams, row: int) -> Attention:
+        """Gives the map of a text that was written."""
+        tokens = written.tokens[row, : written.lengths[row]]
+        names = written_parts(self.writer.writing_tokenizer, tokens)
+        return Attention(names, self.parts(), self.weights(written, row)[None, None])
+
+    def filled_in(self, written: Beams, row: int, unknown: int) -> str:
+        """Gives a text that was written, with what was looked at most in the place of unknown tokens."""
+        tokens = written.tokens[row, : written.lengths[row] - int(written.stopped[row])]
+        places = np.flatnonzero(tokens == unknown)
+        given = self.writer.reading
+        begin, end = len(given.first), len(self.tokens) - len(given.last)  # special tokens are no text
+        if begin == end or not len(places):
+            return written.texts[row]
+        parts, weights = self.parts(), self.weights(written, row)
+        others = {
+            int(place): parts[begin + int(weights[place, begin:end].argmax())].strip() for place in places
+        }
+        return filled_in(self.writer.writing_tokenizer, tokens, unknown, others)
 
 
 def of_pairs(source: Source) -> bool:
@@ -164,22 +251,24 @@ def score_split(
     """Writes for each example of a split with targets, and gives their scores; nothing for a split without targets.
 
     Args:
-        directory: of the run, in whose `samples/STEM.csv` what is written is kept, beside sources and targets.
+        directory: of the run, in whose `samples/STEM.csv` what is written is kept, beside sources and targets, and in
+            `samples/STEM.txt` alone, a line each, as sacrebleu's command reads it.
         task: such as `SequenceToSequence`.
         state: what was trained.
         source: the split.
-        stem: names the file.
+        stem: names the files.
         search: `num_beams` and `length_penalty`, as for `write_split`.
 
     Raises:
-        JaxgenError: where the file can't be written.
+        JaxgenError: where a file can't be written.
         UsageError: as `write_split`.
     """
     if not of_pairs(source):
         return {}
     sources, targets = texts_of(source)
-    texts = [text.strip() for text in write_split(task, state, source, **search)]
+    texts = write_split(task, state, source, **search)
     write_csv(directory.samples / f"{stem}.csv", [HEADER, *zip(sources, texts, targets, strict=True)])
+    write_text(directory.samples / f"{stem}.txt", "".join(f"{one_line(text)}\n" for text in texts))
     return SCORES[task.scored_by](texts, targets)
 
 
@@ -214,6 +303,11 @@ def shown_pairs(file: Path, count: int) -> str:
     with file.open(encoding="utf-8", newline="") as opened:
         _, *rows = csv.reader(opened)
     return lay_out(rows[:count])
+
+
+def one_line(text: str) -> str:
+    """Gives a text with spaces in the place of ends of lines."""
+    return " ".join(text.splitlines())
 
 
 def lay_out(rows: Sequence[Sequence[str]]) -> str:

@@ -12,40 +12,20 @@ from jaxtyping import Int32
 from jaxgen.data import tsv
 from jaxgen.data.sequences import ANY_LENGTH, Row
 from jaxgen.data.split_files import read_lines
-from jaxgen.data.surfaces import filled_in, read_parts, written_parts
 from jaxgen.data.text import absolute
-from jaxgen.data.tokenizers import unknown_token
 from jaxgen.errors import UsageError, shown
 from jaxgen.files import check_csv, check_new, suggested, write_csv, write_text
-from jaxgen.generate.beam import Beams
 from jaxgen.parallel import split_host
 from jaxgen.saved_run import SavedRun
-from jaxgen.text_scores import SCORES
-from jaxgen.text_to_text import BATCH_SIZE, lay_out, searched
-from jaxgen.train.hooks import say
-from jaxgen.writing import Attention, Writer, reads
+from jaxgen.text_scores import SCORES, signatures
+from jaxgen.text_to_text import BATCH_SIZE, Translation, lay_out, one_line, write_texts
+from jaxgen.train.hooks import format_figures, say
+from jaxgen.writing import Writer, reads
 from jaxgen.written_pairs import HEADER
 
 _TOKENS = 128  # new ones, where nothing says how many
 _SHOWN = 10
 _PICTURES = (".gif", ".jpeg", ".jpg", ".pdf", ".png", ".svg", ".webp")
-
-
-class Translation(NamedTuple):
-    """A text that was written for another.
-
-    Attributes:
-        text: without white space around it.
-        score: its log-probability, divided by (its number of tokens, the end token among them) ** length penalty.
-        complete: whether it ended; else it was cut off.
-        attention: one map, with a row for each token that was written, named by it, and a column for each that was
-            read; None where it wasn't asked for.
-    """
-
-    text: str
-    score: float
-    complete: bool
-    attention: Attention | None
 
 
 def translate(
@@ -71,7 +51,8 @@ def translate(
         length_penalty: of the search and of the scores; above 0 favours long texts, below 0 short ones.
         num_samples: texts for each, at most as many as beams.
         max_tokens: new tokens of a text, at most.
-        truncate: whether a text that is longer than the model's context is cut off; else it is refused.
+        truncate: whether texts are cut off that are longer than those that the model was trained on, or than its
+            context; else the latter are refused. A model that was trained on texts that were cut off always cuts them.
         attention: whether to give that as well.
 
     Returns:
@@ -83,94 +64,37 @@ def translate(
     """
     rows = [Row(text, "", f"text {number}") for number, text in enumerate(texts, start=1)]
     search = {"num_beams": num_beams, "length_penalty": length_penalty, "num_returned": num_samples}
-    return _write(writer, rows, _read(writer, rows, truncate), attention, max_tokens=max_tokens, **search)
+    tokens = _read(writer, rows, truncate).tokens
+    return write_texts(writer, texts, tokens, attention=attention, max_tokens=max_tokens, **search)
 
 
-def _read(writer: Writer, rows: Sequence[Row], truncate: bool) -> list[Int32[np.ndarray, "..."]]:
-    """Gives the tokens that are read, with special ones around them; refuses what can't be."""
-    limit = writer.decoder.max_length
-    given = replace(writer.reading, sequence_length=limit or ANY_LENGTH, truncate=truncate)
-    found = []
+class _Read(NamedTuple):
+    """What is read of texts: the tokens of each, with special ones around them, at most `limit`; how many were cut."""
+
+    tokens: list[Int32[np.ndarray, "..."]]
+    limit: int
+    cut: int
+
+
+def _read(writer: Writer, rows: Sequence[Row], truncate: bool) -> _Read:
+    """Gives what is read of texts; refuses what can't be."""
+    given = writer.reading
+    limit = min(given.sequence_length, writer.decoder.max_length or ANY_LENGTH)
+    if truncate:
+        limit = min(limit, writer.trained_on)
+    whole = replace(given, sequence_length=ANY_LENGTH)
+    given = replace(given, sequence_length=limit, truncate=truncate or given.truncate)
+    found, cut = [], 0
     for row in rows:
         if not row.text.strip():
             raise UsageError(f"{row.place} is empty: there is nothing to read")
-        tokens = given.row(row.text, row.place)
-        if len(tokens) == len(given.first) + len(given.last):
+        tokens = whole.row(row.text, row.place)
+        text = tokens[len(given.first) : len(tokens) - len(given.last)]
+        if not len(text):
             raise UsageError(f"{row.place}: none of its characters is known to the run's tokenizer")
-        found.append(tokens)
-    return found
-
-
-def _write(
-    writer: Writer,
-    rows: Sequence[Row],
-    tokens: Sequence[Int32[np.ndarray, "..."]],
-    attention: bool = False,
-    **search: Any,
-) -> list[list[Translation]]:
-    """Writes for what `_read` gave; the search is that of `searched`."""
-    if attention and not writer.attends:
-        raise UsageError("this model has no attention to look at: it was made without")
-    times = search.get("num_returned", 1)
-    unknown = unknown_token(writer.writing_tokenizer)
-    extras = writer.attends and (attention or unknown is not None)
-    found: list[list[Translation]] = [[] for _ in rows]
-    for numbers, written in searched(writer, tokens, extras=extras, **search):
-        for place, number in enumerate(numbers):
-            for row in range(place * times, (place + 1) * times):
-                if not written.lengths[row]:
-                    continue
-                read = _Looked(writer, rows[number].text, tokens[number])
-                text = written.texts[row]
-                if unknown is not None and extras:
-                    text = read.filled_in(written, row, unknown)
-                looked = read.attention(written, row) if attention else None
-                one = Translation(
-                    text.strip(), float(written.scores[row]), bool(written.stopped[row]), looked
-                )
-                found[number].append(one)
-    return found
-
-
-class _Looked(NamedTuple):
-    """A text that was read, to see what was looked at in it."""
-
-    writer: Writer
-    text: str
-    tokens: Int32[np.ndarray, " tokens"]
-
-    def parts(self) -> list[str]:
-        """Gives what each token stands for, special ones by their names."""
-        given = self.writer.reading
-        room = len(self.tokens) - len(given.first) - len(given.last)
-        first, last = (
-            [given.tokenizer.decode([token]) for token in row] for row in (given.first, given.last)
-        )
-        return [*first, *read_parts(given.tokenizer, self.text)[:room], *last]
-
-    def weights(self, written: Beams, row: int) -> np.ndarray:
-        """Gives the attention of each token that was written to each that was read."""
-        return written.extras["attention"][row, : written.lengths[row], : len(self.tokens)]
-
-    def attention(self, written: Beams, row: int) -> Attention:
-        """Gives the map of a text that was written."""
-        tokens = written.tokens[row, : written.lengths[row]]
-        names = written_parts(self.writer.writing_tokenizer, tokens)
-        return Attention(names, self.parts(), self.weights(written, row)[None, None])
-
-    def filled_in(self, written: Beams, row: int, unknown: int) -> str:
-        """Gives a text that was written, with what was looked at most in the place of unknown tokens."""
-        tokens = written.tokens[row, : written.lengths[row] - int(written.stopped[row])]
-        places = np.flatnonzero(tokens == unknown)
-        if not len(places):
-            return written.texts[row]
-        given = self.writer.reading
-        begin, end = len(given.first), len(self.tokens) - len(given.last)  # special tokens are no text
-        parts, weights = self.parts(), self.weights(written, row)
-        others = {
-            int(place): parts[begin + int(weights[place, begin:end].argmax())].strip() for place in places
-        }
-        return filled_in(self.writer.writing_tokenizer, tokens, unknown, others)
+        found.append(given.row_of(text, row.place))
+        cut += len(found[-1]) < len(tokens)
+    return _Read(found, limit, cut)
 
 
 def print_translations(
@@ -220,11 +144,12 @@ def print_translations(
     draws = output is not None and output.suffix.lower() in _PICTURES
     if output is not None:
         _check_output(output, len(rows))
-    tokens = _read(run.writer, filled, truncate)
+    read = _read(run.writer, filled, truncate)
     most = _most_tokens(run) if max_tokens is None else max_tokens
     search = {"num_beams": num_beams, "length_penalty": length_penalty, "num_returned": num_samples}
-    found = _write(run.writer, filled, tokens, draws, max_tokens=most, **search)
-    _note_what_is_odd(run, tokens, [best for best, *_ in found], most)
+    texts = [row.text for row in filled]
+    found = write_texts(run.writer, texts, read.tokens, attention=draws, max_tokens=most, **search)
+    _note_what_is_odd(run, read, [best for best, *_ in found], most)
     of_rows = iter(found)
     found = [next(of_rows) if row.text.strip() else [Translation("", 0.0, True, None)] for row in rows]
     lines = _lines(found, num_samples)
@@ -297,20 +222,21 @@ def _most_tokens(run: SavedRun) -> int:
     return most if window is None else min(most, window - 1)
 
 
-def _note_what_is_odd(
-    run: SavedRun, tokens: Sequence[Int32[np.ndarray, "..."]], best: Sequence[Translation], most: int
-) -> None:
-    """Says where more was read than in training, and where texts had no end yet, or nothing in them."""
-    trained_on = run.text_format.sequence_length if run.config["data"]["splits"] else ANY_LENGTH
+def _note_what_is_odd(run: SavedRun, read: _Read, best: Sequence[Translation], most: int) -> None:
+    """Says where texts were cut off, or longer than in training, and what was written without an end, or empty."""
+    trained_on = run.writer.trained_on if run.config["data"]["splits"] else ANY_LENGTH
     notes = {
+        f"longer than the {read.limit} tokens that are read; the rest is cut off": read.cut,
         f"more tokens than the {trained_on} that the run was trained on at most; what is written for them may be "
-        "worse": sum(len(row) > trained_on for row in tokens),
-        f"cut off after {most} tokens; --max-tokens for more": sum(not one.complete for one in best),
+        "worse, --truncate cuts them off": sum(len(row) > trained_on for row in read.tokens),
+        f"cut off after {most} tokens; jaxgen translate --max-tokens for more": sum(
+            not one.complete for one in best
+        ),
         "an empty text is what the run finds likeliest": sum(not one.text for one in best),
     }
     for note, count in notes.items():
         if count:
-            say(f"{count} of {len(tokens)} texts: {note}", sys.stderr)
+            say(f"{count} of {len(best)} texts: {note}", sys.stderr)
 
 
 def _lines(found: Sequence[Sequence[Translation]], num_samples: int) -> list[str]:
@@ -318,7 +244,7 @@ def _lines(found: Sequence[Sequence[Translation]], num_samples: int) -> list[str
     lines = []
     for number, texts in enumerate(found, start=1):
         for one in texts:
-            fields = [" ".join(one.text.splitlines())]
+            fields = [one_line(one.text)]
             if num_samples > 1:
                 fields.insert(0, f"{one.score:.4f}")
             if num_samples > 1 and len(found) > 1:
@@ -354,16 +280,20 @@ def print_written(
     output = run.directory.path / "predictions.csv" if output is None else output
     if table is not None:
         check_csv(output, HEADER[:2])
-    found = _write(run.writer, rows, _read(run.writer, rows, truncate), max_tokens=_most_tokens(run))
-    texts = [best.text for best, *_ in found]
+    read, most = _read(run.writer, rows, truncate), _most_tokens(run)
+    sources, targets = [row.text for row in rows], [row.other for row in rows if row.other]
+    best = [best for best, *_ in write_texts(run.writer, sources, read.tokens, max_tokens=most)]
+    _note_what_is_odd(run, read, best, most)
+    texts = [one.text for one in best]
     if table is None:
         say("\n".join(texts))
         return
-    sources, targets = [row.text for row in rows], [row.other for row in rows if row.other]
     columns = [sources, texts, *([targets] if targets else [])]
     _say_some(list(zip(*columns, strict=True)))
     write_csv(output, [HEADER[: len(columns)], *zip(*columns, strict=True)])
     if targets:
         scores = SCORES[run.task.scored_by](texts, targets)
-        say("  ".join(f"{name} {value:.2f}" for name, value in scores.items()))
+        say("  ".join(format_figures(scores)))
+        for name, told in signatures(run.task.scored_by).items():
+            say(f"{name}: {told}")
     say(shown(output))

@@ -56,11 +56,20 @@ def test_the_state_with_most_exact_texts_is_taken(finished):
     assert (finished / "plots" / "cross_attention.png").exists()
 
 
-def test_directory_alone_is_enough_to_evaluate_and_to_write(finished, capsys):
+def test_directory_alone_is_enough_to_evaluate_and_to_write(finished, capsys, tmp_path):
     result = json.loads((finished / "result.json").read_text())
     code, out, err = call(capsys, "evaluate", finished)
     assert (code, err) == (0, "")
-    assert f"test/exact_accuracy {100 * result['test/exact_accuracy']:.2f} %" in out
+    exact = f"exact_accuracy {100 * result['test/exact_accuracy']:.2f} %"
+    assert f"test/{exact}" in out and "\n\n" not in out
+    with (finished / "samples" / "test.csv").open() as file:
+        written = [row["hypothesis"] for row in csv.DictReader(file)]
+    assert (finished / "samples" / "test.txt").read_text().splitlines() == written
+    test_file = SavedRun(finished).source("test").name
+    code, out, err = call(
+        capsys, "predict", finished, f"{test_file}/test.tsv", "--output", tmp_path / "a.csv"
+    )
+    assert (code, err) == (0, "") and out.endswith(f"\n{exact}\n{tmp_path / 'a.csv'}\n")
     code, out, _ = call(capsys, "predict", finished, "abcab", "c")
     assert (code, out) == (0, "ABCAB\nC\n")
     # By beams another file is written, and the first is left as it is.
@@ -175,6 +184,7 @@ def upside_down(directory, rows, parallel=False):
 def test_each_text_may_have_a_vocabulary_of_its_own(model, data_dir, tmp_path, capsys):
     parallel = model == "transformer"
     told = upside_down(tmp_path / "data", [*pairs(200, 0), ("ä", "ü")], parallel)
+    told |= {"steps": 40, "evaluate_every": 2, "until_converged": True, "patience": 1}
     told |= {"embedding_size": 16, "vocabulary_size": 300, "vocabularies": "separate", "model": model}
     told |= {"num_heads": 2} if parallel else {"hidden_size": 16}
     experiment = EXPERIMENTS["translate"]
@@ -187,6 +197,10 @@ def test_each_text_may_have_a_vocabulary_of_its_own(model, data_dir, tmp_path, c
     sizes = (saved.task.model.vocabulary_size, saved.task.model.source_vocabulary_size)
     assert sizes == (len(given.writing_tokenizer.vocabulary), len(given.tokenizer.vocabulary))
     result = json.loads((tmp_path / "run" / "result.json").read_text())
+    # It ends where BLEU gets no better, though the loss does.
+    *_, before, last = [figures for figures in saved.history() if "validation/bleu" in figures]
+    assert last["step"] < 40 and last["validation/bleu"] <= before["validation/bleu"]
+    assert last["validation/loss"] < before["validation/loss"]
     assert saved.evaluate(("test",))["test/loss"] == pytest.approx(result["test/loss"], rel=1e-5)
     with (tmp_path / "run" / "samples" / "test.csv").open() as file:
         assert all(row["target"] == row["source"].upper() for row in csv.DictReader(file))
@@ -250,6 +264,15 @@ def test_long_texts_are_cut_off_or_left_out_and_first_words_are_a_rival(cut_off,
     )
     assert 0 < long < 90 and left_out != cut_off
     result = json.loads((tmp_path / "run" / "result.json").read_text())
+    saved = SavedRun(tmp_path / "run")
+    alone, of_run = saved.other_text(str(tmp_path / "data" / "test.tsv")), saved.source("test")
+    same = alone[0]["tokens"].shape == of_run[0]["tokens"].shape
+    assert same == cut_off
+    assert not same or (alone.arrays()["tokens"] == of_run.arrays()["tokens"]).all()
+    capsys.readouterr()
+    _, _, err = call(capsys, "predict", tmp_path / "run", "a " * 40)
+    told = "longer than the 20 tokens that are read" if cut_off else "more tokens than the 20 that the run"
+    assert f"1 of 1 texts: {told}" in err
     # The summary, in capitals, is two words: four are the fewest that are tried.
     assert result["first_4_words/rouge1"] > 50
 
@@ -303,6 +326,7 @@ def test_translations_of_what_was_never_seen(finished, capsys):
 def test_translations_that_can_not_be(finished, capsys, tmp_path):
     (tmp_path / "taken.txt").write_text("mine\n")
     (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "three.tsv").write_text("a\tb\nc\td\te\n")
     for arguments, message in (
         (("",), "text 1 is empty"),
         (("a", " \t"), "text 2 is empty"),
@@ -315,6 +339,10 @@ def test_translations_that_can_not_be(finished, capsys, tmp_path):
         (("a", "--output", tmp_path / "a.svg"), f"is a PNG: --output {tmp_path / 'a.png'}"),
         (("a", "--output", tmp_path / "taken.txt"), "taken.txt would be written over"),
         (("a", "--output", tmp_path / "no" / "a.txt"), "there is no directory"),
+        (
+            (tmp_path / "three.tsv",),
+            "3 columns, not two; a line is source TAB target, or has the columns 2 and 3",
+        ),
         (("a", "--direction", "en-es"), "doesn't know from what to what it translates"),
     ):
         code, out, err = call(capsys, "translate", finished, *arguments)

@@ -17,10 +17,12 @@ from jaxgen.errors import UsageError
 from jaxgen.generate import Sampler, beam, beam_search
 from jaxgen.models import RecurrentLanguageModel
 from jaxgen.pretrained.runs import export_run, import_run
+from jaxgen.run_plots import passage_of
 from jaxgen.saved_run import SavedRun
 from jaxgen.tasks import SequenceToSequence, SpanCorruption
 from jaxgen.text_scores import rouge
-from jaxgen.text_to_text import texts_of, write_rows, write_split
+from jaxgen.text_to_text import texts_of, write_split, write_texts
+from jaxgen.translate import translate
 from jaxgen.writing import Writer
 
 # What the stored models end texts with.
@@ -133,7 +135,7 @@ def test_a_split_is_written_the_same_in_batches_of_any_size(writer, table):
     rows = [row["tokens"][: row["lengths"]] for row in map(source.__getitem__, range(len(source)))]
     sources = [writer.tokenizer.decode(row[:-1]) for row in rows]
     assert sorted(sources) == sorted(filter(None, TEXTS))
-    assert texts == writer.write(sources, max_tokens=12, sampler=GREEDY)
+    assert texts == [text.strip() for text in writer.write(sources, max_tokens=12, sampler=GREEDY)]
 
 
 def test_a_split_is_written_by_beams(writer, table):
@@ -144,7 +146,7 @@ def test_a_split_is_written_by_beams(writer, table):
     asked = writer.asked(rows)
     given = (writer.decoder, writer.state.params, {}, asked.prompt, asked.lengths)
     found = beam_search(*given, **search, stop_tokens=(END,), inputs=asked.inputs, text=asked.text)
-    assert texts == list(found.texts)
+    assert texts == [text.strip() for text in found.texts]
     assert texts != write_split(writer.task, writer.state, source, max_tokens=7, batch_size=4)
 
 
@@ -157,14 +159,25 @@ def test_texts_are_those_of_the_table_whatever_the_model_reads_of_them():
     assert texts_of(source, range(1, 2)) == (["abcdefg abcdefg"], ["gfedcba gfedcba"])
 
 
+def test_what_attention_is_shown_of_is_a_text_as_it_is_read(table):
+    """The first one that is short, or the beginning of one, with what ends it."""
+    _, source = table
+    assert (passage_of(source) == source[0]["tokens"][: source[0]["lengths"]]).all()
+    rows = [Row(text, "a", "") for text in ("a" * 50, "b" * 40, "cab")]
+    given = SequenceFormat(letters(), 64, 12, last=(END,))
+    for some, passage in ((rows, [3, 1, 2, END]), (rows[:2], [1] * 31 + [END])):
+        made = Table("made", {"test": some}, (), "1").source("test", given)
+        assert passage_of(made).tolist() == passage
+
+
 def test_splits_without_what_it_takes(writer, table):
     _, source = table
     with pytest.raises(UsageError, match="has no tokenizer"):
         write_split(writer.task, writer.state, dataclasses.replace(source, text=None))
     with pytest.raises(UsageError, match="batch size is 0"):
-        write_rows(writer, [np.array([1], np.int32)], max_tokens=3, batch_size=0)
+        write_texts(writer, ["a"], [np.array([1], np.int32)], max_tokens=3, batch_size=0)
     with pytest.raises(UsageError, match="no text to write for"):
-        write_rows(writer, [], max_tokens=3)
+        write_texts(writer, [], [], max_tokens=3)
 
 
 def test_sample_prints_what_was_read_before_what_was_written(imported, writer, capsys):
@@ -184,8 +197,9 @@ def test_sample_prints_what_was_read_before_what_was_written(imported, writer, c
 
 def test_predict_writes_for_texts_and_tables(imported, writer, table, capsys, tmp_path):
     code, out, err = call(capsys, "predict", imported, "a cab", "d")
-    texts = write_rows(writer, [writer.encode("a cab"), writer.encode("d")], max_tokens=128)
-    assert (code, out, err) == (0, f"{texts[0]}\n{texts[1]}\n", "")
+    texts = [best.text for (best,) in translate(writer, ["a cab", "d"], num_beams=1, max_tokens=128)]
+    assert (code, out) == (0, f"{texts[0]}\n{texts[1]}\n")
+    assert "of 2 texts: cut off after 128 tokens; jaxgen translate --max-tokens for more\n" in err
     path, _ = table
     output = tmp_path / "new" / "written.csv"
     code, out, _ = call(capsys, "predict", imported, path, "--output", output)
@@ -196,7 +210,7 @@ def test_predict_writes_for_texts_and_tables(imported, writer, table, capsys, tm
     assert all(target == source[::-1] for source, _, target in rows)
     scores = rouge([row[1] for row in rows], [row[2] for row in rows])
     assert out.startswith(f"a cab\n  -> {texts[0][:199]}") and "   = bac a\n" in out
-    assert f"rougeL {scores['rougeL']:.2f}\n" in out and out.endswith(f"{output}\n")
+    assert f"rougeL {scores['rougeL']:.4g}\nrouge: rouge-score|" in out and out.endswith(f"{output}\n")
     sources = tmp_path / "sources.tsv"
     sources.write_text("a cab\n" * 12)
     code, out, _ = call(capsys, "predict", imported, sources)

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import tokenizers
 
+from jaxgen import text_to_text
+from jaxgen.data.sequences import Row, SequenceFormat, Table
 from jaxgen.data.subwords import SpecialTokens, Subwords
 from jaxgen.data.tokenizers import Bytes, Words
 from jaxgen.errors import UsageError
 from jaxgen.generate import beam
 from jaxgen.models import EncoderDecoderTransformer, RecurrentEncoderDecoder
 from jaxgen.tasks import SequenceToSequence
+from jaxgen.text_to_text import write_split
 from jaxgen.train.state import TrainState
 from jaxgen.translate import translate
 from jaxgen.writing import Writer
@@ -108,6 +111,48 @@ def test_texts_beyond_a_context():
         writer.write(["a" * 30], max_tokens=4)
     with pytest.raises(UsageError, match="more than the model's window of 24"):
         translate(writer, ["a"], num_beams=1, max_tokens=24)
+
+
+def test_what_was_trained_on_cut_off_texts_reads_no_more_of_others():
+    writer = dataclasses.replace(writer_of(recurrent(), READ, WRITTEN), trained_on=3)
+    short = {"num_beams": 1, "max_tokens": 4, "attention": True}
+    long, begun = "the house is near the river", "the house is"
+    ((of_begun,), (of_long,)) = translate(writer, [begun, long], **short)
+    assert len(of_long.attention.keys) == 6
+    for cut, truncate in ((dataclasses.replace(writer, cut_off=True), False), (writer, True)):
+        ((found,),) = translate(cut, [long], truncate=truncate, **short)
+        assert found.attention.keys == begun.split() and found.text == of_begun.text
+        assert found.score == pytest.approx(of_begun.score, rel=1e-5)
+    assert [len(one.encode(long)) for one in (writer, dataclasses.replace(writer, cut_off=True))] == [6, 3]
+
+
+def test_splits_are_written_as_texts_of_ones_own():
+    """Unknown words stand for what was looked at in either."""
+    writer = writer_of(recurrent(), READ, WRITTEN, favoured=WRITTEN.special_id("unknown"))
+    texts = ["the house is near", "river", "near the river"]
+    table = Table("made", {"test": [Row(text, "la casa", "") for text in texts]}, (), "1")
+    given = SequenceFormat.of(READ, 6, target_length=9, target_tokenizer=WRITTEN)
+    source = table.source("test", given)
+    found = write_split(writer.task, writer.state, source, max_tokens=4)
+    assert found == [best.text for (best,) in translate(writer, texts, num_beams=1, max_tokens=4)]
+    assert found[1] == "river river river river"
+
+
+def test_few_long_texts_are_read_at_once(monkeypatch):
+    """A batch has 16,384 tokens at most, and those of one bucket are of one size."""
+    seen = []
+
+    def search(decoder, params, model_state, prompt, lengths, *, inputs, **how):
+        seen.append(inputs["tokens"].shape)
+        return len(prompt)
+
+    monkeypatch.setattr(text_to_text, "beam_search", search)
+    writer = writer_of(recurrent(), READ, WRITTEN)
+    lengths = [3] * 70 + [4097] * 3 + [1025] * 20 + [500] * 40 + [20_000]
+    rows = [np.ones(length, np.int32) for length in lengths]
+    found = list(text_to_text.searched(writer, rows, max_tokens=2))
+    assert sorted(number for numbers, _ in found for number in numbers) == list(range(len(rows)))
+    assert set(seen) == {(32, 16), (32, 512), (8, 2048), (2, 8192), (1, 32768)}
 
 
 def test_texts_in_which_there_is_nothing():

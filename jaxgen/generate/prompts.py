@@ -49,9 +49,14 @@ def batches(
 ) -> Iterator[list[int]]:
     """Gives the numbers of rows of one bucket at a time, no more than make 16,384 tokens when they are padded."""
     for length, numbers in by_bucket(rows, limit).items():
-        at_once = max(1, _TOKENS // length)
-        for start in range(0, len(numbers), at_once):
-            yield numbers[start : start + at_once]
+        size = at_once(length)
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size]
+
+
+def at_once(length: int) -> int:
+    """Gives how many rows of a bucket may be read at once: a power of two, so that devices can share them."""
+    return max(1, _TOKENS // bucket(length, None))
 
 
 @dataclass(frozen=True)
