@@ -31,6 +31,7 @@ _COMMANDS = (
     "plot",
     "predict",
     "sample",
+    "similar",
     "translate",
 )
 _READ_AND_WRITE = ("PrefixLanguageModelling", "SequenceToSequence", "SpanCorruption")
@@ -63,6 +64,8 @@ def evaluate(
     truncate: bool = False,
     beam: int = 1,
     length_penalty: float = 1.0,
+    pairs: Path | None = None,
+    analogies: Path | None = None,
     data_dir: Path | None = None,
 ) -> None:
     """Evaluate a saved run again, from its directory alone, or a model of texts on any text or table of texts.
@@ -70,15 +73,23 @@ def evaluate(
     What an encoder-decoder writes for pairs of texts is scored, and kept in samples/ of the run directory as a CSV.
 
     Args:
-        run: the run directory.
+        run: the run directory; with --pairs and --analogies also a file of word vectors.
         split: splits to evaluate: train, validation, test; by default all but train.
         data: another text, or table of texts: the path of a file or directory, of which all is read, or a set, of which
             its test split is.
         truncate: cut texts of such a table off that are longer than those that the run was trained on may be.
         beam: hypotheses of the search for what is written; with 1 it is greedy.
         length_penalty: of the search; above 0 favours long texts, below 0 short ones.
+        pairs: pairs of words judged by people, to compare word vectors with: word TAB word TAB number, such as
+            wordsim353.tsv.
+        analogies: questions to word vectors, four words a line, such as questions-words.txt.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
+    if pairs is not None or analogies is not None:
+        from jaxgen.word_vectors import open_vectors, print_word_evaluation
+
+        print_word_evaluation(open_vectors(run), pairs, analogies)
+        return
     from jaxgen.print_evaluation import print_evaluation
     from jaxgen.saved_run import SavedRun
 
@@ -87,16 +98,26 @@ def evaluate(
 
 @_app.command
 def plot(
-    run: _Run, text: str | None = None, unit: tuple[int, ...] = (), data_dir: Path | None = None
+    run: _Run,
+    text: str | None = None,
+    unit: tuple[int, ...] = (),
+    words: Path | None = None,
+    data_dir: Path | None = None,
 ) -> None:
     """Draw a saved run's plots: curves, and what its task has to show.
 
     Args:
-        run: the run directory.
+        run: the run directory; with --words also a file of word vectors.
         text: a text to show a model's attention over, or its hidden units, these also here; a T5 reads it, and writes.
         unit: the hidden units to show; by default those that vary most.
+        words: a file of words, one a line, to draw a map of, by their vectors.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
+    if words is not None:
+        from jaxgen.word_vectors import plot_words
+
+        plot_words(run, words)
+        return
     from jaxgen.plot_text import plot_text
     from jaxgen.saved_run import SavedRun
 
@@ -245,6 +266,28 @@ def sample(
 
 
 @_app.command
+def similar(
+    vectors: Annotated[Positional[Path], arg(metavar="RUN-OR-FILE")],
+    words: Annotated[Positional[tuple[str, ...]], arg(metavar="[WORD ...]")] = (),
+    top: int = 10,
+    plus: tuple[str, ...] = (),
+    minus: tuple[str, ...] = (),
+) -> None:
+    """Give the words nearest to others by their vectors: a table for each word, or one for a sum of words.
+
+    Args:
+        vectors: a run directory, or a file: word2vec's text or binary, GloVe's, fastText's .vec or .bin.
+        words: any number.
+        top: how many words.
+        plus: words to add up instead, such as king woman.
+        minus: words to take off, such as man.
+    """
+    from jaxgen.similar import print_similar
+
+    print_similar(vectors, words, plus, minus, top)
+
+
+@_app.command
 def translate(
     run: _Run,
     inputs: Annotated[Positional[tuple[str, ...]], arg(metavar="TEXT ...")],
@@ -345,15 +388,23 @@ def import_weights(
 def export(
     run: _Run,
     directory: Annotated[Positional[Path], arg(metavar="DIR")],
-    format: Literal["huggingface"] = "huggingface",
+    format: Literal["huggingface", "word2vec", "word2vec-binary", "glove", "fasttext"] = "huggingface",
 ) -> None:
     """Write a run's model and tokenizer in the files that others open, such as transformers by from_pretrained.
 
+    Word vectors, of a run or a file, become one file.
+
     Args:
-        run: the run directory.
-        directory: a new directory for the files.
-        format: whose files.
+        run: the run directory; for word vectors also a file of them.
+        directory: a new directory for the files; for word vectors a new file.
+        format: whose files; fasttext is its .bin, word2vec also its .vec.
     """
+    if format != "huggingface":
+        from jaxgen.word_vectors import convert
+
+        convert(run, directory, format)
+        print(f"{format}: {shown(directory)}")
+        return
     from jaxgen.pretrained.runs import export_run
     from jaxgen.saved_run import SavedRun
 

@@ -24,12 +24,16 @@ class OwnCodeError(UsageError):
     """A request for what a run has from its user's own code, which its directory doesn't hold."""
 
 
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Gives the names that are spelt most like one, three at most."""
+    lowered = {known_name.lower(): known_name for known_name in known}
+    return [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Builds the error for a name that isn't known, with the nearest ones that are."""
     names = sorted(known)
-    lowered = {known_name.lower(): known_name for known_name in names}
-    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
-    if near:
+    if near := nearest(name, names):
         return UsageError(f"unknown {kind} {name!r}; did you mean {' or '.join(near)}?")
     shown = names if len(names) <= 12 else [*names[:12], f"and {len(names) - 12} more"]
     return UsageError(f"unknown {kind} {name!r}; known: {', '.join(shown)}")

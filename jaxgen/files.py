@@ -5,9 +5,9 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from jaxgen.errors import JaxgenError, UsageError, shown
 
@@ -18,18 +18,31 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         JaxgenError: the disk is full, or the file can't be written.
     """
+    with new_file(path) as file:
+        # As surrogates Python holds what is no UTF-8, such as of a command line; it is written as it came.
+        file.write(text.encode(errors="surrogateescape"))
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file to write, which a reader, or a crash, sees either as it was or complete, when the context is left.
+
+    Raises:
+        JaxgenError: the disk is full, or the file can't be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # As surrogates Python holds what is no UTF-8, such as of a command line; it is written as it came.
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise JaxgenError(f"could not write {path}: {error.strerror}") from error
+        if isinstance(error, OSError):
+            raise JaxgenError(f"could not write {path}: {error.strerror}") from error
+        raise
 
 
 def suggested(path: Path, name: str) -> Path:

@@ -1,0 +1,344 @@
+"""Vectors of words, and what is asked of them, under the names that gensim's users know."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Num
+
+from jaxgen.embeddings import search
+from jaxgen.embeddings.ngrams import Ngrams
+from jaxgen.errors import UsageError, nearest, shortened
+
+Key: TypeAlias = str | np.ndarray
+Keys: TypeAlias = Key | Sequence[Key]
+
+# Queries go to the device in batches of these sizes, so that there are as many shapes to compile, and no more.
+_BATCHES = (1, 8, 64, 256)
+_FEWEST_FOUND = 16
+# Spellings are compared with so many words: millions would take minutes.
+_SPELLINGS = 50_000
+
+
+class KeyedVectors:
+    """Vectors of words, all queries of which are one product on the device, with the exact nearest words.
+
+    Args:
+        index_to_key: the words, the most frequent first where that is known.
+        vectors: of each, finite.
+        counts: how often each occurred, where it is known.
+        ngrams: what gives vectors of words that aren't among them, for FastText; `of_ngrams` makes `vectors` of them.
+
+    Attributes:
+        key_to_index: word to the number of its vector.
+
+    Raises:
+        UsageError: for no vectors, as many words or counts as there are vectors not, words that are there twice, and
+            numbers that aren't finite.
+    """
+
+    def __init__(
+        self,
+        index_to_key: Sequence[str],
+        vectors: Num[np.ndarray, "..."],
+        counts: Int[np.ndarray, "..."] | None = None,
+        ngrams: Ngrams | None = None,
+    ) -> None:
+        self.index_to_key = list(index_to_key)
+        if vectors.ndim != 2 or not vectors.size:
+            raise UsageError(f"vectors must be [words, width] and some; these are {list(vectors.shape)}")
+        if len(self.index_to_key) != len(vectors):
+            raise UsageError(f"there are {len(self.index_to_key):,} words, but {len(vectors):,} vectors")
+        if counts is not None and counts.shape != (len(vectors),):
+            raise UsageError(f"there are {len(vectors):,} words, but counts of shape {list(counts.shape)}")
+        if (place := not_finite(vectors)) is not None:
+            word = shortened(self.index_to_key[place], 40)
+            raise UsageError(f"the vector of {word!r} (row {place}) has numbers that aren't finite")
+        self.key_to_index = {word: index for index, word in enumerate(self.index_to_key)}
+        if twice := first_twice(self.index_to_key):
+            first, second = twice
+            word = shortened(self.index_to_key[first], 40)
+            raise UsageError(f"the word {word!r} is there twice, as number {first} and {second}")
+        # They may lie on the device as they are, without a copy: a change would be seen by some queries only.
+        self.vectors: Float32[np.ndarray, "words width"] = np.ascontiguousarray(vectors, np.float32).view()
+        self.vectors.flags.writeable = False
+        self.counts = counts
+        self.ngrams = ngrams
+
+    @classmethod
+    def of_ngrams(
+        cls, index_to_key: Sequence[str], ngrams: Ngrams, counts: Int[np.ndarray, " words"] | None = None
+    ) -> "KeyedVectors":
+        """Makes the vectors of FastText's words from what they consist of; raises as the class does."""
+        if len(index_to_key) != len(ngrams.word_vectors):
+            raise UsageError(
+                f"there are {len(index_to_key):,} words, but {len(ngrams.word_vectors):,} vectors of words"
+            )
+        return cls(index_to_key, ngrams.compose(index_to_key), counts, ngrams)
+
+    @property
+    def vector_size(self) -> int:
+        """How many numbers a vector has."""
+        return self.vectors.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.index_to_key)
+
+    def __repr__(self) -> str:
+        return f"KeyedVectors({len(self):,} words, {self.vector_size} numbers each)"
+
+    def __contains__(self, key: object) -> bool:
+        """Whether there is a vector, for FastText also one from n-grams."""
+        return isinstance(key, str) and (key in self.key_to_index or self._inferred(key) is not None)
+
+    def __getitem__(self, keys: str | Sequence[str]) -> Float32[np.ndarray, "..."]:
+        """Gives a word's vector, or several words' as rows; raises as `get_vector` does."""
+        if isinstance(keys, str):
+            return self.get_vector(keys)
+        return np.stack([self.get_vector(key) for key in keys])
+
+    def get_vector(self, key: str, norm: bool = False) -> Float32[np.ndarray, " width"]:
+        """Gives a word's vector, of an unseen one the mean of its n-grams' where there are n-grams.
+
+        Args:
+            key: the word.
+            norm: whether it is brought to length 1.
+
+        Raises:
+            UsageError: for a word without a vector; names those that are spelt like it.
+        """
+        index = self.key_to_index.get(key)
+        vector = self._inferred(key) if index is None else self.vectors[index]
+        if vector is None:
+            raise self._unknown(key)
+        return _unit(vector, repr(key)) if norm else vector
+
+    def similarity(self, key1: str, key2: str) -> float:
+        """Gives the cosine of two words' vectors; raises as `get_vector` does."""
+        return float(self.get_vector(key1, norm=True) @ self.get_vector(key2, norm=True))
+
+    def most_similar(
+        self,
+        positive: Keys = (),
+        negative: Keys = (),
+        topn: int = 10,
+        restrict_vocab: int | None = None,
+    ) -> list[tuple[str, float]]:
+        """Gives the words nearest to the sum of some less that of others, by cosine (3CosAdd).
+
+        Words' vectors are brought to length 1 before, given vectors are taken as they are.
+
+        Args:
+            positive: words, or vectors.
+            negative: words, or vectors.
+            topn: how many words to give, at most; those that were given are left out.
+            restrict_vocab: so many words are looked at, from the first; by default all.
+
+        Raises:
+            UsageError: for nothing given, or what cancels itself, and words without a vector.
+        """
+        positive, negative = _listed(positive), _listed(negative)
+        if not (positive or negative):
+            raise UsageError("there is nothing to be similar to: give a word at least")
+        added = np.zeros(self.vector_size, np.float32)
+        for key in positive:
+            added += self._given(key)
+        for key in negative:
+            added -= self._given(key)
+        query = _unit(added, "what was given, added up,")
+        given = [key for key in (*positive, *negative) if isinstance(key, str)]
+        return self._named(query[None, None], (1,), given, topn, restrict_vocab)
+
+    def most_similar_cosmul(
+        self,
+        positive: Keys = (),
+        negative: Keys = (),
+        topn: int = 10,
+        restrict_vocab: int | None = None,
+    ) -> list[tuple[str, float]]:
+        """Gives the words with the highest product of cosines (3CosMul, Levy & Goldberg 2014, equation 4).
+
+        Cosines are brought to 0 to 1 first. Arguments and errors are those of `most_similar`.
+        """
+        positive, negative = _listed(positive), _listed(negative)
+        if not positive:
+            raise UsageError("there is nothing to be similar to: give a word at least")
+        terms = np.zeros((_power_of_two(len(positive) + len(negative)), self.vector_size), np.float32)
+        for place, key in enumerate((*positive, *negative)):
+            terms[place] = _unit(self._given(key), "a vector")
+        signs = [1] * len(positive) + [-1] * len(negative)
+        signs += [0] * (len(terms) - len(signs))
+        given = [key for key in (*positive, *negative) if isinstance(key, str)]
+        return self._named(terms[None], signs, given, topn, restrict_vocab, multiply=True)
+
+    def similar_by_vector(
+        self, vector: Num[np.ndarray, "..."], topn: int = 10, restrict_vocab: int | None = None
+    ) -> list[tuple[str, float]]:
+        """Gives the words nearest to a vector; arguments and errors are those of `most_similar`."""
+        return self.most_similar([vector], topn=topn, restrict_vocab=restrict_vocab)
+
+    def doesnt_match(self, words: Sequence[str]) -> str:
+        """Gives the word that is farthest from the mean of all, each of length 1; words without a vector are left out.
+
+        Raises:
+            UsageError: where none has one.
+        """
+        known = [word for word in words if word in self]
+        if not known:
+            raise UsageError(f"none of {', '.join(map(repr, words)) or 'no words'} is in the vocabulary")
+        units = np.stack([self.get_vector(word, norm=True) for word in known])
+        # Of equally far ones the first by the alphabet, as gensim has it.
+        return min(zip((units @ units.mean(axis=0)).tolist(), known, strict=True))[1]
+
+    def search(
+        self,
+        terms: Float32[np.ndarray, "queries terms width"],
+        signs: Sequence[int],
+        count: int,
+        excluded: Int[np.ndarray, "queries excluded"],
+        *,
+        kinds: Int[np.ndarray, " words"] | None = None,
+        restrict_vocab: int | None = None,
+        multiply: bool = False,
+    ) -> tuple[Float32[np.ndarray, "queries found"], Int32[np.ndarray, "queries found"]]:
+        """Answers any number of queries; what `most_similar` and the analogies are made of.
+
+        Args:
+            terms: of each query, of length 1.
+            signs: of each term; see `jaxgen.embeddings.search.nearest`.
+            count: of words to find.
+            excluded: what is left out of each answer: words' numbers, or kinds; -1 is none.
+            kinds: of each word, where words are left out together; by default each is its own.
+            restrict_vocab: so many words are looked at, from the first; by default all.
+            multiply: see `jaxgen.embeddings.search.nearest`.
+
+        Returns:
+            Scores, from the highest, and the words' numbers; -inf where there are fewer words.
+
+        Raises:
+            UsageError: for no words to find, or to look at.
+        """
+        if count < 1 or (restrict_vocab is not None and restrict_vocab < 1):
+            raise UsageError("ask for at least one word, among at least one")
+        words, queries = len(self), len(terms)
+        asked = min(_power_of_two(max(count, _FEWEST_FOUND)), words)
+        limit = np.int32(min(restrict_vocab or words, words))
+        vectors, inverse_norms = self._on_device
+        of_kind = jnp.asarray(np.arange(words) if kinds is None else kinds, jnp.int32)
+        values, found = [], []
+        batch = next((size for size in _BATCHES if size >= queries), _BATCHES[-1])
+        for start in range(0, queries, batch):
+            rows = slice(start, start + batch)
+            best, numbers = search.nearest(
+                vectors,
+                inverse_norms,
+                _filled(terms[rows], batch, 0),
+                np.asarray(signs, np.int32),
+                of_kind,
+                _filled(excluded[rows].astype(np.int32), batch, -1),
+                limit,
+                count=asked,
+                rows=search.rows_at_once(words, batch * terms.shape[1], asked),
+                multiply=multiply,
+            )
+            values.append(np.asarray(best)[: queries - start, :count])
+            found.append(np.asarray(numbers)[: queries - start, :count])
+        return np.concatenate(values), np.concatenate(found)
+
+    @cached_property
+    def _on_device(self) -> tuple[Float32[Array, "words width"], Float32[Array, " words"]]:
+        # In float64, since squares of large numbers are no float32.
+        norms = np.sqrt(np.einsum("ij,ij->i", self.vectors, self.vectors, dtype=np.float64))
+        inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+        return jnp.asarray(self.vectors), jnp.asarray(inverse, jnp.float32)
+
+    def _named(
+        self,
+        terms: Float32[np.ndarray, "1 terms width"],
+        signs: Sequence[int],
+        given: Sequence[str],
+        count: int,
+        restrict_vocab: int | None,
+        multiply: bool = False,
+    ) -> list[tuple[str, float]]:
+        known = [self.key_to_index[word] for word in given if word in self.key_to_index]
+        excluded = np.full((1, _power_of_two(len(known))), -1)
+        excluded[0, : len(known)] = known
+        scores, found = self.search(
+            terms, signs, count, excluded, restrict_vocab=restrict_vocab, multiply=multiply
+        )
+        return [
+            (self.index_to_key[index], float(score))
+            for score, index in zip(scores[0], found[0], strict=True)
+            if np.isfinite(score)
+        ]
+
+    def _inferred(self, key: str) -> Float32[np.ndarray, " width"] | None:
+        """Gives the vector of an unseen word, where it has n-grams."""
+        if self.ngrams is None:
+            return None
+        vector = self.ngrams.infer([key])[0]
+        return vector if vector.any() else None
+
+    def _given(self, key: Key) -> Float32[np.ndarray, " width"]:
+        """Gives a word's vector of length 1, or a vector as it is."""
+        if isinstance(key, str):
+            return self.get_vector(key, norm=True)
+        if key.shape != (self.vector_size,) or not np.isfinite(key).all():
+            raise UsageError(
+                f"a vector to be similar to must be {self.vector_size} finite numbers; this is {list(key.shape)}"
+            )
+        return key.astype(np.float32)
+
+    def _unknown(self, key: str) -> UsageError:
+        folded = key.casefold()
+        # The same word in other case may be anywhere.
+        near = [word for word in self.index_to_key if word.casefold() == folded][:3]
+        near = near or nearest(key, self.index_to_key[:_SPELLINGS])
+        told = f"did you mean {' or '.join(near)}?" if near else f"none of the {len(self):,} is spelt like it"
+        return UsageError(f"the word {shortened(key, 40)!r} is not in the vocabulary; {told}")
+
+
+def not_finite(rows: Num[np.ndarray, "rows width"]) -> int | None:
+    """Gives the first row that has a number that isn't finite, if there is one."""
+    # A sum tells of all of them, without an array as large as the rows; it may also overflow.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(rows.sum(dtype=np.float64)):
+            return None
+    bad: Bool[np.ndarray, " rows"] = ~np.isfinite(rows).all(axis=1)
+    return int(bad.argmax()) if bad.any() else None
+
+
+def first_twice(words: Sequence[str]) -> tuple[int, int] | None:
+    """Gives the places of the first word that is there twice, if there is one."""
+    if len(set(words)) == len(words):
+        return None
+    places: dict[str, int] = {}
+    return next(
+        (places[word], index) for index, word in enumerate(words) if places.setdefault(word, index) != index
+    )
+
+
+def _listed(keys: Keys) -> list[Key]:
+    """Gives a list of what may be a single word or vector, or rows of vectors."""
+    return (
+        [keys] if isinstance(keys, str) or (isinstance(keys, np.ndarray) and keys.ndim == 1) else list(keys)
+    )
+
+
+def _unit(vector: Float[np.ndarray, " width"], told: str) -> Float32[np.ndarray, " width"]:
+    length = np.linalg.norm(vector.astype(np.float64))
+    if not length:
+        raise UsageError(f"{told} is a vector of zeros, which is similar to nothing")
+    return (vector / length).astype(np.float32)
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def _filled(rows: np.ndarray, count: int, value: float) -> np.ndarray:
+    """Gives rows with more behind them, up to so many."""
+    return np.pad(rows, ((0, count - len(rows)), *((0, 0),) * (rows.ndim - 1)), constant_values=value)

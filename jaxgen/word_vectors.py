@@ -1,0 +1,135 @@
+"""Word vectors of a run or of a file, and what the command line does with them but asking for similar words."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from jaxgen.embeddings.evaluation import Analogies, WordPairs, evaluate_analogies, evaluate_word_pairs
+from jaxgen.embeddings.formats import Format, load, save
+from jaxgen.embeddings.keyed_vectors import KeyedVectors
+from jaxgen.errors import JaxgenError, UsageError, shown
+from jaxgen.files import check_new
+from jaxgen.saved_run import SavedRun
+from jaxgen.train.hooks import say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@runtime_checkable
+class GivesWordVectors(Protocol):
+    """A task whose runs have word vectors: what `jaxgen similar`, `evaluate --pairs`, `plot --words` ask of it."""
+
+    def keyed_vectors(self, params: Any, text: Any) -> KeyedVectors:
+        """Gives the vectors.
+
+        Args:
+            params: that were trained.
+            text: `SavedRun.text_format`, with the tokenizer, whose vocabulary the words are of.
+        """
+
+
+def vectors_of_run(path: Path) -> KeyedVectors:
+    """Gives the word vectors that a run has trained.
+
+    Raises:
+        UsageError: where the directory holds no run, or one of something else.
+        JaxgenError: where it can't be read.
+    """
+    run = SavedRun(path)
+    if not isinstance(run.task, GivesWordVectors):
+        raise UsageError(f"{shown(path)} is a run of {type(run.task).__name__}, which has no word vectors")
+    return run.task.keyed_vectors(run.state.evaluation_params(), run.text_format)
+
+
+def open_vectors(path: Path) -> KeyedVectors:
+    """Opens the word vectors of a run directory, or of a file, see `jaxgen.embeddings.load`; raises as these do."""
+    return vectors_of_run(path) if path.is_dir() else load(path)
+
+
+def convert(path: Path, output: Path, format: Format) -> None:
+    """Writes the word vectors of a run or a file into a new file of another format; see `jaxgen.embeddings.save`."""
+    check_new(output)
+    save(output, open_vectors(path), format)
+
+
+def print_word_evaluation(vectors: KeyedVectors, pairs: Path | None, analogies: Path | None) -> None:
+    """Prints how well cosines agree with people's judgements of pairs, and how many analogies are answered.
+
+    Args:
+        vectors: the vectors.
+        pairs: a file of pairs, see `jaxgen.embeddings.evaluate_word_pairs`.
+        analogies: a file of questions, see `jaxgen.embeddings.evaluate_analogies`.
+
+    Raises:
+        JaxgenError: as these do.
+    """
+    from rich.console import Console
+
+    if pairs is not None:
+        Console().print(pairs_table(evaluate_word_pairs(vectors, pairs), pairs.name))
+    if analogies is not None:
+        Console().print(analogies_table(evaluate_analogies(vectors, analogies), analogies.name))
+
+
+def pairs_table(found: WordPairs, name: str) -> "Table":
+    """Lays the correlations with a file of pairs out for a terminal."""
+    from rich.table import Table
+
+    table = Table("Spearman", "Pearson", "pairs", "not in the vocabulary", title=shown(name))
+    row = (f"{found.spearman:.4f}", f"{found.pearson:.4f}", f"{found.pairs:,}", f"{found.unknown:,}")
+    table.add_row(*row)
+    return table
+
+
+def analogies_table(found: Sequence[Analogies], name: str) -> "Table":
+    """Lays the answers to a file of analogies out for a terminal, a section a row."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=shown(name))
+    table.add_column("section")
+    for column in ("questions", "3CosAdd", "3CosMul", "not in the vocabulary"):
+        table.add_column(column, justify="right")
+    for row in found:
+        shares = (_share(right, row.questions) for right in (row.added, row.multiplied))
+        if row is found[-1]:
+            table.add_section()
+        table.add_row(Text(row.section), f"{row.questions:,}", *shares, f"{row.unknown:,}")
+    return table
+
+
+def _share(right: int, questions: int) -> str:
+    return f"{100 * right / questions:.1f} %" if questions else "-"
+
+
+def plot_words(path: Path, words: Path) -> None:
+    """Draws a map of the words of a file, by the vectors of a run or of another file.
+
+    It goes into `plots/` of the run directory, or beside the file of words, as `word_map_NAME.png`.
+
+    Args:
+        path: the run directory, or the file of vectors.
+        words: a file of words, one a line.
+
+    Raises:
+        UsageError: where there are too few words, or too many.
+        JaxgenError: where a file can't be read or written.
+    """
+    from jaxgen import plots
+    from jaxgen.word_plots import word_map
+
+    try:
+        lines = words.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise JaxgenError(f"could not read {shown(words)}: {told}") from error
+    given = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    vectors = open_vectors(path)
+    known = [word for word in given if word in vectors]
+    if missing := [word for word in given if word not in vectors]:
+        more = f" and {len(missing) - 10:,} more" if len(missing) > 10 else ""
+        say(f"not in the vocabulary, so left out: {', '.join(map(shown, missing[:10]))}{more}")
+    directory = path / "plots" if path.is_dir() else words.parent
+    (written,) = plots.save({f"word_map_{words.stem}": word_map(known, vectors[known])}, directory)
+    say(shown(written))
