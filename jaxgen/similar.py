@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxgen.errors import UsageError, shown
+from jaxgen.train.hooks import say
 from jaxgen.word_vectors import open_vectors
 
 if TYPE_CHECKING:
@@ -35,20 +36,21 @@ def print_similar(
     tables = []
     for word in words:
         note = "" if word in vectors.key_to_index else ", not in the vocabulary, by its n-grams"
-        tables.append(_table(f"{shown(word)}{note}", vectors.most_similar(word, topn=top)))
+        tables.append((f"{shown(word)}{note}", _table(vectors.most_similar(word, topn=top))))
     if not words:
         signs = [*(("+", word) for word in plus), *(("-", word) for word in minus)]
         title = " ".join(f"{sign} {shown(word)}" for sign, word in signs).removeprefix("+ ")
-        tables.append(_table(title, vectors.most_similar(plus, minus, topn=top)))
-    for table in tables:
+        tables.append((title, _table(vectors.most_similar(plus, minus, topn=top))))
+    for title, table in tables:
+        say(title)
         Console().print(table)
 
 
-def _table(title: str, found: Sequence[tuple[str, float]]) -> "Table":
+def _table(found: Sequence[tuple[str, float]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("word", "cosine", title=Text(title), title_justify="left")
+    table = Table("word", "cosine")
     for word, cosine in found:
         table.add_row(Text(shown(word)), f"{cosine:.4f}")
     return table

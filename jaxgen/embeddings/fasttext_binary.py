@@ -1,4 +1,4 @@
-"""fastText's own `.bin` files: a model with its n-grams' buckets, laid out as by `FastText::saveModel` of version 0.9."""
+"""fastText's own `.bin` files: a model with its n-grams' buckets, as `FastText::saveModel` of version 0.9 lays it out."""
 
 import mmap
 import struct
