@@ -144,7 +144,7 @@ def evaluate_analogies(
     questions = asked[usable]
     kinds = None
     if case_insensitive:
-        kinds = np.array([known.get(word.upper(), -2) for word in vectors.index_to_key])
+        kinds = np.array([known.get(word.upper(), -2) for word in vectors.index_to_key], np.int32)
     right = np.zeros((2, len(asked)), bool)
     for method, multiply in enumerate((False, True)):
         answers = _answers(vectors, questions, kinds, restrict_vocab, multiply)

@@ -1,4 +1,4 @@
-"""fastText's own `.bin` files: a model with its n-grams' buckets, as `FastText::saveModel` of version 0.9 lays it out."""
+"""fastText's own `.bin` files: models with their n-grams' buckets, as version 0.9 saves and loads them."""
 
 import mmap
 import struct

@@ -41,7 +41,7 @@ def _is_text(beginning: bytes) -> bool:
     return set(beginning.lstrip(b"\n").partition(b" ")[2].partition(b"\n")[0]) <= _OF_NUMBERS
 
 
-def save(path: Path | str, vectors: KeyedVectors, format: Format) -> None:
+def save(path: Path | str, vectors: KeyedVectors, format: str) -> None:
     """Writes word vectors into one file.
 
     Args:

@@ -339,6 +339,6 @@ def _power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-def _filled(rows: np.ndarray, count: int, value: float) -> np.ndarray:
+def _filled(rows: np.ndarray, count: int, value: int) -> np.ndarray:
     """Gives rows with more behind them, up to so many."""
     return np.pad(rows, ((0, count - len(rows)), *((0, 0),) * (rows.ndim - 1)), constant_values=value)

@@ -6,8 +6,8 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import numpy as np
 from jaxtyping import Float32
@@ -24,7 +24,7 @@ _SEPARATORS = " \n\r\t\v\f\0"
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedIOBase]:
     """Opens a file to read, gzipped or not, by what it begins with.
 
     Raises:
@@ -33,7 +33,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("rb") as file:
             if file.peek(2)[:2] == b"\x1f\x8b":
-                yield cast(BinaryIO, gzip.GzipFile(fileobj=file))
+                yield gzip.GzipFile(fileobj=file)
             else:
                 yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

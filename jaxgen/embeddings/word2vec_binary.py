@@ -1,8 +1,8 @@
 """word2vec's binary files: a line of sizes, then each word, a space, and its numbers as little-endian float32."""
 
 from gzip import GzipFile
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float32
@@ -52,7 +52,7 @@ def read_word2vec_binary(path: Path) -> KeyedVectors:
 
 
 def _read_rows(
-    path: Path, file: BinaryIO, count: int, width: int
+    path: Path, file: BufferedIOBase, count: int, width: int
 ) -> tuple[list[str], Float32[np.ndarray, "words width"]]:
     words: list[str] = []
     vectors = np.empty((count, width), np.float32)
