@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class GivesWordVectors(Protocol):
     """A task whose runs have word vectors: what `jaxgen similar`, `evaluate --pairs`, `plot --words` ask of it."""
 
-    def keyed_vectors(self, params: Any, text: Any) -> KeyedVectors:
+    def keyed_vectors(self, params: Any, run: SavedRun) -> KeyedVectors:
         """Gives the vectors.
 
         Args:
             params: that were trained.
-            text: `SavedRun.text_format`, with the tokenizer, whose vocabulary the words are of.
+            run: where the words, and what else belongs to them, are kept: its `directory` and `config`.
         """
 
 
@@ -39,7 +39,7 @@ def vectors_of_run(path: Path) -> KeyedVectors:
     run = SavedRun(path)
     if not isinstance(run.task, GivesWordVectors):
         raise UsageError(f"{shown(path)} is a run of {type(run.task).__name__}, which has no word vectors")
-    return run.task.keyed_vectors(run.state.evaluation_params(), run.text_format)
+    return run.task.keyed_vectors(run.state.evaluation_params(), run)
 
 
 def open_vectors(path: Path) -> KeyedVectors:

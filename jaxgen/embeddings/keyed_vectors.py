@@ -223,7 +223,8 @@ class KeyedVectors:
         if count < 1 or (restrict_vocab is not None and restrict_vocab < 1):
             raise UsageError("ask for at least one word, among at least one")
         words, queries = len(self), len(terms)
-        asked = min(_power_of_two(max(count, _FEWEST_FOUND)), words)
+        # One word is what analogies ask for, thousands of times: it is worth a program of its own.
+        asked = 1 if count == 1 else min(_power_of_two(max(count, _FEWEST_FOUND)), words)
         limit = np.int32(min(restrict_vocab or words, words))
         vectors, inverse_norms = self._on_device
         of_kind = jnp.asarray(np.arange(words) if kinds is None else kinds, jnp.int32)
