@@ -101,9 +101,10 @@ def test_a_map_of_the_words_of_a_file(tmp_path, capsys):
     told = capsys.readouterr().out
     assert told == f"not in the vocabulary, so left out: unheard\n{tmp_path / 'word_map_words.png'}\n"
     assert (tmp_path / "word_map_words.png").read_bytes().startswith(b"\x89PNG")
-    (tmp_path / "words.txt").write_text("king\n")
-    assert run("plot", STORED / "word2vec.bin", "--words", tmp_path / "words.txt") == 2
-    assert "a map has 3 to 400 words; 1 are given" in capsys.readouterr().err
+    for words, known in (("king\n", 1), ("unheard\n", 0)):
+        (tmp_path / "words.txt").write_text(words)
+        assert run("plot", STORED / "word2vec.bin", "--words", tmp_path / "words.txt") == 2
+        assert f"a map has 3 to 400 words; {known} are given" in capsys.readouterr().err
     (tmp_path / "words.txt").write_bytes(b"\xff\n")
     assert run("plot", STORED / "word2vec.bin", "--words", tmp_path / "words.txt") == 1
     assert "words.txt: it is no UTF-8" in capsys.readouterr().err

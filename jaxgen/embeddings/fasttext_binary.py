@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 from jaxgen.embeddings.keyed_vectors import KeyedVectors, first_twice, not_finite
 from jaxgen.embeddings.ngrams import Ngrams
-from jaxgen.embeddings.text_format import encoded_words
+from jaxgen.embeddings.text_format import GZIP, encoded_words
 from jaxgen.errors import JaxgenError, UsageError, shortened, shown
 from jaxgen.files import new_file
 
@@ -87,6 +87,10 @@ class _Reader:
 
     def read(self) -> FastTextModel:
         magic, version = self._unpack(struct.Struct("<4si"), "its head")
+        if magic.startswith(GZIP):
+            raise JaxgenError(
+                f"{shown(self.path)} is gzipped: unpack it first, models of fastText are read in place"
+            )
         if magic != MAGIC:
             raise JaxgenError(f"{shown(self.path)} is no file of fastText, or one from before 2017")
         if not _OLDEST <= version <= _VERSION:

@@ -57,7 +57,7 @@ class KeyedVectors:
             word = shortened(self.index_to_key[place], 40)
             raise UsageError(f"the vector of {word!r} (row {place}) has numbers that aren't finite")
         self.key_to_index = {word: index for index, word in enumerate(self.index_to_key)}
-        if twice := first_twice(self.index_to_key):
+        if len(self.key_to_index) < len(self) and (twice := first_twice(self.index_to_key)):
             first, second = twice
             word = shortened(self.index_to_key[first], 40)
             raise UsageError(f"the word {word!r} is there twice, as number {first} and {second}")
@@ -97,7 +97,8 @@ class KeyedVectors:
         """Gives a word's vector, or several words' as rows; raises as `get_vector` does."""
         if isinstance(keys, str):
             return self.get_vector(keys)
-        return np.stack([self.get_vector(key) for key in keys])
+        rows = [self.get_vector(key) for key in keys]
+        return np.stack(rows) if rows else self.vectors[:0]
 
     def get_vector(self, key: str, norm: bool = False) -> Float32[np.ndarray, " width"]:
         """Gives a word's vector, of an unseen one the mean of its n-grams' where there are n-grams.

@@ -16,6 +16,7 @@ from jaxgen.embeddings.keyed_vectors import KeyedVectors, first_twice, not_finit
 from jaxgen.errors import JaxgenError, UsageError, shortened, shown
 from jaxgen.files import new_file
 
+GZIP = b"\x1f\x8b"
 _READ_AT_ONCE = 1 << 23
 _WRITTEN_AT_ONCE = 1024
 _SHOWN = 40
@@ -32,7 +33,7 @@ def opened(path: Path) -> Iterator[BufferedIOBase]:
     """
     try:
         with path.open("rb") as file:
-            if file.peek(2)[:2] == b"\x1f\x8b":
+            if file.peek(2).startswith(GZIP):
                 yield gzip.GzipFile(fileobj=file)
             else:
                 yield file

@@ -83,6 +83,13 @@ def test_gzipped_files_are_read(tmp_path, format):
             load(tmp_path / "cut.gz")
 
 
+def test_gzipped_models_of_fasttext_are_to_be_unpacked(tmp_path):
+    save(tmp_path / "model.bin", random_fasttext(), "fasttext")
+    (tmp_path / "model.bin.gz").write_bytes(gzip.compress((tmp_path / "model.bin").read_bytes()))
+    with pytest.raises(JaxgenError, match=r"model\.bin\.gz is gzipped: unpack it first"):
+        load(tmp_path / "model.bin.gz")
+
+
 def test_a_model_of_fasttext_comes_back_whole(tmp_path):
     vectors = random_fasttext()
     output = np.random.default_rng(2).normal(size=vectors.vectors.shape).astype(np.float32)

@@ -109,6 +109,7 @@ def test_vectors_of_words():
     assert len(vectors) == 9 and vectors.vector_size == 4 and vectors.key_to_index["w3"] == 3
     assert "w3" in vectors and "w9" not in vectors and 3 not in vectors
     np.testing.assert_array_equal(vectors[["w2", "w0"]], vectors.vectors[[2, 0]])
+    assert vectors[[]].shape == (0, 4)
     assert np.linalg.norm(vectors.get_vector("w5", norm=True)) == pytest.approx(1, abs=1e-6)
     first, second = vectors["w1"], vectors["w2"]
     cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
