@@ -403,7 +403,6 @@ def export(
         from jaxgen.word_vectors import convert
 
         convert(run, directory, format)
-        print(f"{format}: {shown(directory)}")
         return
     from jaxgen.pretrained.runs import export_run
     from jaxgen.saved_run import SavedRun

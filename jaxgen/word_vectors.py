@@ -51,6 +51,7 @@ def convert(path: Path, output: Path, format: Format) -> None:
     """Writes the word vectors of a run or a file into a new file of another format; see `jaxgen.embeddings.save`."""
     check_new(output)
     save(output, open_vectors(path), format)
+    say(f"{format}: {shown(output)}")
 
 
 def print_word_evaluation(vectors: KeyedVectors, pairs: Path | None, analogies: Path | None) -> None:
