@@ -320,7 +320,7 @@ def test_translations_of_what_was_never_seen(finished, capsys):
     code, out, err = call(capsys, "translate", finished, "abc" * 30, "--beam", 3, "--max-tokens", 2)
     assert code == 0 and out.count("\n") == 1
     assert "1 of 1 texts: more tokens than the" in err
-    assert "1 of 1 texts: cut off after 2 tokens; --max-tokens for more" in err
+    assert "1 of 1 texts: cut off after 2 tokens; jaxgen translate --max-tokens for more" in err
 
 
 def test_translations_that_can_not_be(finished, capsys, tmp_path):

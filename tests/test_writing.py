@@ -1,7 +1,9 @@
 """Runs of language models opened again: they write, score, show their units, and refuse what they can't do."""
 
+import io
 import json
 import shutil
+import sys
 import types
 
 import numpy as np
@@ -228,7 +230,10 @@ def test_text_is_printed_as_it_is_written(capsys):
     assert seen == ["The ", "a"]
 
 
-def test_output_may_hold_what_is_no_utf_8(tmp_path):
+def test_output_may_hold_what_is_no_utf_8(tmp_path, monkeypatch):
+    # Else it would be in what is told of the test, which has to be UTF-8.
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+
     class Written(Writer):
         reads = False
 
