@@ -256,3 +256,49 @@ def _without_padding(
 ) -> Float[Array, "..."]:
     """Puts zeros where the weight is 0: the gradient of a NaN is NaN, even at weight 0."""
     return values if weights is None else jnp.where(spread(weights, values.shape) == 0, 0, values)
+
+
+def negative_sampling(
+    inputs: Float[AnyArray, "groups size width"],
+    outputs: Float[AnyArray, "groups others width"],
+    attract: Float[AnyArray, "groups size others"],
+    repel: Float[AnyArray, "groups size others"],
+) -> Float[Array, ""]:
+    """Gives the sum of -attract log sigmoid(s) - repel log sigmoid(-s) over the dot products s of each group's vectors.
+
+    The objective of negative sampling (Mikolov et al. 2013, equation 4), with the pairs of a group as three matrix
+    products, forwards and backwards together. There is no gradient of the weights.
+
+    Args:
+        inputs: vectors of words.
+        outputs: those of what they are paired with.
+        attract: how often each pair occurs.
+        repel: how often it is taken as a negative.
+    """
+    return _sampled_total(*(jnp.asarray(leaf, jnp.float32) for leaf in (inputs, outputs, attract, repel)))
+
+
+@jax.custom_vjp
+def _sampled_total(inputs: Array, outputs: Array, attract: Array, repel: Array) -> Array:
+    return _sampled_forwards(inputs, outputs, attract, repel)[0]
+
+
+def _sampled_forwards(
+    inputs: Array, outputs: Array, attract: Array, repel: Array
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    scores = jnp.einsum("gsw,gow->gso", inputs, outputs)
+    power = jnp.exp(-jnp.abs(scores))
+    both = attract + repel
+    # Summed in two steps: one loop over all of it would be one chain of additions.
+    total = (both * (jnp.maximum(scores, 0) + jnp.log1p(power)) - attract * scores).sum(axis=(1, 2)).sum()
+    of_scores = both * jnp.where(scores >= 0, 1, power) / (1 + power) - attract
+    return total, (inputs, outputs, of_scores)
+
+
+def _sampled_backwards(residuals: tuple[Array, Array, Array], gradient: Array) -> tuple[Any, ...]:
+    inputs, outputs, of_scores = residuals
+    of_inputs = gradient * jnp.einsum("gso,gow->gsw", of_scores, outputs)
+    return of_inputs, gradient * jnp.einsum("gso,gsw->gow", of_scores, inputs), None, None
+
+
+_sampled_total.defvjp(_sampled_forwards, _sampled_backwards)

@@ -24,6 +24,7 @@ from jaxgen.pairs_config import PairsConfig
 from jaxgen.run_directory import RunDirectory
 from jaxgen.text_config import TextConfig
 from jaxgen.train.hooks import Hook, format_figures, say
+from jaxgen.word_config import WordConfig
 
 _HELP = ("-h", "--help")
 
@@ -118,7 +119,7 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     if experiment.split_host and not jax.distributed.is_initialized():
         parallel.split_host(config.batch_size // max(1, config.accumulate))
     directory = RunDirectory(config.workdir or _new_directory(experiment.name))
-    of_text = isinstance(config, PairsConfig | TextConfig)
+    of_text = isinstance(config, PairsConfig | TextConfig | WordConfig)
     is_path = text.is_path(config.data) if of_text else folder.is_folder(config.data)
     if is_path and directory.path.expanduser().resolve().is_relative_to(text.absolute(config.data).resolve()):
         raise UsageError(
@@ -173,14 +174,17 @@ def _fit(
     from jaxgen.data.orders import order_of
     from jaxgen.text_to_text import judge_of
     from jaxgen.train.fit import fit
+    from jaxgen.train.gradients import dense
 
     epoch = order_of(splits["train"], config.batch_size, config.seed).steps_per_epoch
     steps = config.steps if config.steps is not None else config.epochs * epoch
     optimizer = optimizer_config(config, horizon(directory, steps), experiment.usual(config).warmup_steps)
+    by_rows = hasattr(task, "row_optimizer")
     fit(
         task,
         splits["train"],
-        optimizer.build(),
+        _row_optimizer(task, optimizer, splits["train"], config) if by_rows else optimizer.build(),
+        gradient=task.gradient if by_rows else dense,
         steps=steps,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -206,6 +210,11 @@ def _fit(
     )
 
 
+def _row_optimizer(task: Any, optimizer: Any, train: Any, config: TrainConfig) -> Any:
+    """Makes the optimiser of a task whose gradients add up over a step's words."""
+    return task.row_optimizer(optimizer, config.batch_size * train.shape[0])
+
+
 def horizon(directory: RunDirectory, steps: int) -> int:
     """Gives the length that schedules are laid out for: that which the run began with, however it is prolonged."""
     if not directory.config_path.exists():
@@ -224,11 +233,15 @@ class _Epilogue(Hook):
 
     def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
         """Says where the run is kept, and how much text there is."""
+        from jaxgen.data.word_blocks import WordBlocks
         from jaxgen.text_to_text import of_pairs
 
         _say(f"run directory: {self._directory.path}")
         train = self._splits["train"]
-        if of_pairs(train):
+        if isinstance(train.reader, WordBlocks):
+            words = train.reader.corpus.num_words
+            _say(f"{shown(train.name)}: {words:,} words; {train.num_classes:,} different ones are frequent enough")
+        elif of_pairs(train):
             sizes = [f"{len(source):,} for {name}" for name, source in self._splits.items()]
             shapes = f"; batches of {len(train.buckets.in_use)} shapes, {train.buckets.padding:.1%} padding"
             _say(f"{shown(train.name)}: pairs {', '.join(sizes)}{shapes if train.buckets else ''}")

@@ -43,6 +43,7 @@ class RunDirectory:
         self.samples = self.path / "samples"
         self.tokenizer_path = self.path / "tokenizer.json"
         self.target_tokenizer_path = self.path / "target_tokenizer.json"
+        self.vocabulary_path = self.path / "vocabulary.tsv"
         self._made: list[Path] = []
 
     def config(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from jaxgen.experiment import Experiment, ImageConfig, TrainConfig
 from jaxgen.pairs_config import PairsConfig
 from jaxgen.text_config import TextConfig
 from jaxgen.train.hooks import say
+from jaxgen.word_config import WordConfig, load_words
 
 _SPLITS = ("train", "validation", "test")
 _TRIED = 200  # pairs of a split in a trial run, which writes for all that it holds out
@@ -39,6 +40,8 @@ def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | No
     if isinstance(config, PairsConfig):
         config.check(experiment.usual(config))
         return _load_pairs(config, data_dir)
+    if isinstance(config, WordConfig):
+        return load_words(config, data_dir)
     conversion: dict[str, Any] = {}
     if isinstance(config, ImageConfig):
         conversion = {"image_size": _size(config.image_size), "image_channels": config.image_channels}

@@ -9,6 +9,7 @@ from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source
 from jaxgen.data.streams import TextFormat
 from jaxgen.data.strokes import find_strokes
+from jaxgen.data.word_blocks import WordBlocks
 
 # Fields of formats that are younger than runs which go on: they are told where they aren't the default.
 _YOUNGER: dict[str, Any] = {
@@ -33,6 +34,7 @@ def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, An
         "image_channels": train.image_channels,
         "version": train.version,
         **({} if train.text is None else {"text": describe_text(train.text)}),
+        **({"words": dataclasses.asdict(train.reader.given)} if isinstance(train.reader, WordBlocks) else {}),
     }
 
 

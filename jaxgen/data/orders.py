@@ -153,6 +153,8 @@ Order = BatchOrder | BucketOrder
 def order_of(source: Source, batch_size: int, seed: int) -> Order:
     """Gives the order to train on a source in: shuffled, but for a text, whose streams go on from batch to batch.
 
+    Nor are examples shuffled that are drawn in each epoch.
+
     The batches of a source with buckets are as large as these say, whatever the batch size is.
 
     Raises:
@@ -164,7 +166,7 @@ def order_of(source: Source, batch_size: int, seed: int) -> Order:
         raise UsageError(
             f"{source.name} is cut into {source.streams} streams: that must be the batch size, not {batch_size}"
         )
-    return BatchOrder(len(source), batch_size, seed, shuffle=not source.streams)
+    return BatchOrder(len(source), batch_size, seed, shuffle=not (source.streams or source.drawn))
 
 
 def _check_seed(seed: int) -> None:

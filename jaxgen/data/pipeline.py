@@ -42,7 +42,8 @@ def read_batch(source: Source, order: Order, step: int, share: int = 0, shares: 
     """
     indices, weights = order(step)
     rows = _share(len(indices) // shares, share)
-    examples, bucket = source.gather(indices[rows]), order.bucket(step)
+    of_epoch = source.of_epoch(step // order.steps_per_epoch)
+    examples, bucket = of_epoch.gather(indices[rows]), order.bucket(step)
     return with_weights(examples if bucket is None else bucket.cut(examples), weights[rows])
 
 

@@ -46,6 +46,20 @@ class DeviceReader(Reader, Protocol):
         ...
 
 
+@runtime_checkable
+class EpochReader(Reader, Protocol):
+    """A reader whose examples are others in each epoch, to be read in their order; a call gives those of the first."""
+
+    def of_epoch(self, epoch: int) -> Reader:
+        """Gives the reader of an epoch's examples, as many as in any other."""
+        ...
+
+    @property
+    def words_per_example(self) -> float:
+        """Words of a text that an example stands for, on average."""
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
     """A split of a data set, by random access: what `load` and `from_arrays` give.
@@ -128,6 +142,16 @@ class Source:
         if isinstance(self.reader, DeviceReader):
             return sum(values.nbytes for values in self.reader.device_arrays().values())
         return len(self) * sum(values.nbytes for values in self[0].values())
+
+    def of_epoch(self, epoch: int) -> "Source":
+        """Gives the source of an epoch's examples; itself where they are the same in all."""
+        reader = self.reader
+        return replace(self, reader=reader.of_epoch(epoch)) if isinstance(reader, EpochReader) else self
+
+    @property
+    def drawn(self) -> bool:
+        """Whether examples are drawn anew each epoch; then they come in their order."""
+        return isinstance(self.reader, EpochReader)
 
     @property
     def streams(self) -> int:

@@ -163,7 +163,7 @@ def text_key(builder: Any, name: str) -> str:
 
 def _read_files(path: Path, encoding: str, errors: str) -> tuple[str, ...]:
     if os.path.isdir(path):  # noqa: PTH112 (which a name that is too long doesn't stop)
-        files = sorted(file for file in path.rglob("*") if file.is_file() and not _hidden(file, path))
+        files = sorted(file for file in path.rglob("*") if file.is_file() and not hidden(file, path))
         if not files:
             raise JaxgenError(f"{shown(path)} holds no files")
     else:
@@ -193,7 +193,8 @@ def _ended(documents: Sequence[str]) -> tuple[str, ...]:
     return tuple(document if document.endswith("\n") else f"{document}\n" for document in documents)
 
 
-def _hidden(file: Path, root: Path) -> bool:
+def hidden(file: Path, root: Path) -> bool:
+    """Tells whether a file, or a directory that it lies in below a root, is a hidden one."""
     return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 

@@ -13,6 +13,7 @@ from jaxgen.models.row_reader import RowReader
 from jaxgen.models.sequence_net import SequenceNet
 from jaxgen.models.sequence_reader import SequenceReader
 from jaxgen.models.t5 import T5
+from jaxgen.models.word_vectors import WordVectors
 
 __all__ = [
     "BERT",
@@ -27,6 +28,7 @@ __all__ = [
     "RowReader",
     "SequenceNet",
     "SequenceReader",
+    "WordVectors",
     "average_pool",
     "convolve",
     "convolve_transposed",

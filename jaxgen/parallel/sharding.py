@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -121,6 +121,16 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch
     )
+
+
+def sharded_step(step: Callable[[TrainState, Any], Any], mesh: Mesh) -> Callable[[TrainState, Any], Any]:
+    """Maps a step that was made for the axis `data` over the devices: each takes its part of the batch.
+
+    Args:
+        step: `step(state, batch) -> (state, metrics)`, of a state without a carry.
+        mesh: see `make_mesh`.
+    """
+    return jax.shard_map(step, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=P(), check_vma=False)
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:

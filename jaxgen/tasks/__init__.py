@@ -8,6 +8,7 @@ from jaxgen.tasks.regression import Regression
 from jaxgen.tasks.sequence_prediction import SequencePrediction
 from jaxgen.tasks.sequence_to_sequence import PrefixLanguageModelling, SequenceToSequence, SpanCorruption
 from jaxgen.tasks.text_classification import TextClassification
+from jaxgen.tasks.word_embedding import WordEmbedding
 
 __all__ = [
     "ImageClassification",
@@ -20,6 +21,7 @@ __all__ = [
     "SpanCorruption",
     "Task",
     "TextClassification",
+    "WordEmbedding",
     "apply_model",
     "infer",
     "init_model",

@@ -6,8 +6,9 @@ after `position`.
 """
 
 import abc
+import concurrent.futures
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ from jaxgen.data.orders import Order
 from jaxgen.data.pipeline import HostBatches, read_batch, with_weights
 from jaxgen.data.sources import Source
 from jaxgen.parallel import put_batch, state_shardings
+from jaxgen.parallel.sharding import DATA_AXIS
 from jaxgen.train.state import TrainState
 from jaxgen.train.step import Metrics, Step, repeat
 
@@ -175,6 +177,64 @@ class HostFeed(Feed):
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
+
+
+class DrawnFeed(Feed):
+    """Examples that are drawn anew each epoch, by a thread ahead of their use, many steps a call."""
+
+    def __init__(self, source: Source, order: Order, mesh: Mesh, steps_per_call: int) -> None:
+        self.source, self.order, self.steps_per_call = source, order, steps_per_call
+        self._mesh = mesh
+        self._rows = NamedSharding(mesh, P(None, DATA_AXIS))
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._ahead: tuple[int, concurrent.futures.Future[dict[str, np.ndarray]]] | None = None
+
+    def bind(self, step: Step, state: TrainState) -> Run:
+        """Compiles several steps as one call."""
+        compiled = _compile(repeat(step), state, self._mesh, self.order)
+
+        def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
+            batches = self._read_at(position)
+            self._ahead = (position + count, self._thread.submit(self._read, position + count))
+            return compiled(state, jax.device_put(batches, self._rows), np.int32(count))
+
+        return run
+
+    def _read_at(self, position: int) -> dict[str, np.ndarray]:
+        if self._ahead is not None and self._ahead[0] == position:
+            return self._ahead[1].result()
+        return self._read(position)
+
+    def _read(self, position: int) -> dict[str, np.ndarray]:
+        """Reads the batches of as many steps as a call takes, stacked."""
+        batches = [self._part(*part) for part in self._epochs(position)]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    def _epochs(self, position: int) -> Iterator[tuple[int, int]]:
+        """Cuts the steps of a call where an epoch ends: yields the first one of each part, and how many it has."""
+        end = position + self.steps_per_call
+        while position < end:
+            count = min(end - position, self.order.steps_per_epoch - position % self.order.steps_per_epoch)
+            yield position, count
+            position += count
+
+    def _part(self, position: int, count: int) -> dict[str, np.ndarray]:
+        indices, weights = self.order.stacked(position, count)
+        source = self.source.of_epoch(position // self.order.steps_per_epoch)
+        examples = source.gather(indices.ravel())
+        stacked = {name: leaf.reshape(*indices.shape, *leaf.shape[1:]) for name, leaf in examples.items()}
+        return with_weights(stacked, weights)
+
+    def state(self) -> Any:
+        """Has no state: all that is drawn is a function of the step."""
+        return None
+
+    def restore(self, state: Any, position: int) -> None:
+        """Needs nothing."""
+
+    def close(self) -> None:
+        """Stops the thread."""
+        self._thread.shutdown(cancel_futures=True)
 
 
 def _compile(

@@ -1,6 +1,7 @@
 """`fit`: from a task, data and an optimiser to a trained state, in a notebook or in an experiment."""
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from jaxgen.config import describe
 from jaxgen.data.description import describe_examples, describe_splits
 from jaxgen.data.orders import Order, order_of
 from jaxgen.data.pipeline import read_batch
-from jaxgen.data.sources import Source, as_source
+from jaxgen.data.corpus import write_vocabulary
+from jaxgen.data.sources import EpochReader, Source, as_source
+from jaxgen.data.word_blocks import WordBlocks
 from jaxgen.errors import UsageError
 from jaxgen.parallel import check_batch_size, make_mesh, put_state
+from jaxgen.parallel.sharding import DATA_AXIS, sharded_step
 from jaxgen.run_directory import RunDirectory
 from jaxgen.train.evaluate import Evaluator
-from jaxgen.train.feed import Feed, HostFeed, ResidentFeed
-from jaxgen.train.gradients import GradientMethod, dense
+from jaxgen.train.feed import DrawnFeed, Feed, HostFeed, ResidentFeed
+from jaxgen.train.gradients import GradientMethod, RowOptimizer, dense
 from jaxgen.train.hooks import Hook, Progress
 from jaxgen.train.loop import LoopSettings, default_cadence
 from jaxgen.train.monitor import Judge, Monitor
@@ -134,12 +138,12 @@ def fit(
         evaluate_every,
         checkpoint_every,
     )
-    step = _make_step(task, optimizer, accumulate, ema_decay, gradient)
     directory = None if workdir is None else RunDirectory(workdir)
     with contextlib.nullcontext() if directory is None else directory.held():
         mesh = make_mesh(_devices(devices, directory))
         for size in order.batch_sizes:
             check_batch_size(size, mesh.size * accumulate * getattr(optimizer, "slices", 1))
+        step = _make_step(task, optimizer, accumulate, ema_decay, gradient, mesh)
         evaluate = Evaluator(task, splits, mesh, gradient=gradient, judge=judge)
         notes = []
         if directory is not None:
@@ -154,6 +158,8 @@ def fit(
             described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
             described |= describe_examples(train)
             notes = directory.begin({**described, **(record or {}), "device_count": mesh.size}, length)
+            if isinstance(train.reader, WordBlocks) and jax.process_index() == 0:
+                write_vocabulary(train.reader.corpus.vocabulary, directory.vocabulary_path)
             if train.text is not None:
                 of_targets = getattr(train.text, "target_tokenizer", None)
                 directory.keep_tokenizers(train.text.tokenizer, of_targets)
@@ -208,6 +214,8 @@ def _settings(
 
 def _tokens_per_step(train: Source, order: Order) -> float:
     """Gives the tokens of a step where there are any; of pairs in buckets those that are no padding."""
+    if isinstance(train.reader, EpochReader):
+        return order.mean_batch_size * train.reader.words_per_example
     if train.text is None:
         return 0.0
     if train.buckets is not None:
@@ -254,13 +262,21 @@ def _check_parts(task: Any, optimizer: Any) -> None:
 
 
 def _make_step(
-    task: Any, optimizer: Any, accumulate: int, ema_decay: float | None, gradient: GradientMethod
+    task: Any, optimizer: Any, accumulate: int, ema_decay: float | None, gradient: GradientMethod, mesh: Mesh
 ) -> Step:
     if isinstance(optimizer, Players):
         return make_players_step(optimizer, accumulate=accumulate, ema_decay=ema_decay)
-    return make_train_step(
-        task.loss, optimizer, accumulate=accumulate, ema_decay=ema_decay, gradient=gradient
+    make = functools.partial(
+        make_train_step,
+        task.loss,
+        optimizer,
+        accumulate=accumulate,
+        ema_decay=ema_decay,
+        gradient=gradient,
     )
+    # XLA would have each device scatter its own rows into zeros, and add up whole tables.
+    by_rows = isinstance(optimizer, RowOptimizer) and mesh.size > 1
+    return sharded_step(make(axis_name=DATA_AXIS), mesh) if by_rows else make()
 
 
 def _steps_per_call(step: Step, state: TrainState, example: Any, report_every: int, train: Source) -> int:
@@ -277,6 +293,8 @@ def _steps_per_call(step: Step, state: TrainState, example: Any, report_every: i
 
 
 def _make_feed(train: Source, order: Order, mesh: Mesh, steps_per_call: int, resident: bool | None) -> Feed:
+    if train.drawn:
+        return DrawnFeed(train, order, mesh, steps_per_call)
     if resident is None:
         resident = train.device_bytes < _RESIDENT_BYTES
     return ResidentFeed(train, order, mesh, steps_per_call) if resident else HostFeed(train, order, mesh)

@@ -75,17 +75,24 @@ class RowUpdate(Protocol):
 
 @dataclass(frozen=True)
 class RowSGD:
-    """Plain gradient descent on rows; equal to dense SGD, since a row's repeats are added up."""
+    """Plain gradient descent on rows; equal to dense SGD, since a row's repeats are added up.
 
-    learning_rate: float
+    Attributes:
+        learning_rate: a number, or a schedule: a function of the number of steps taken before.
+    """
+
+    learning_rate: float | optax.Schedule
 
     def init(self, table: Array) -> Any:
-        """Needs no state."""
-        return ()
+        """Makes the state: the number of steps for a schedule, else nothing."""
+        return jnp.zeros((), jnp.int32) if callable(self.learning_rate) else ()
 
     def update(self, table: Array, state: Any, gradient: RowGradient) -> tuple[Array, Any]:
         """Scatters the scaled gradients back."""
-        return table.at[gradient.indices].add(-self.learning_rate * gradient.rows), state
+        rate = self.learning_rate
+        if callable(rate):
+            rate, state = rate(state), state + 1
+        return table.at[gradient.indices].add(-rate * gradient.rows), state
 
 
 @dataclass(frozen=True)

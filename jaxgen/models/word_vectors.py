@@ -1,0 +1,87 @@
+"""Word vectors: two tables, of the vectors of words and of those of what is foretold, and what is made of their rows."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer, Key
+
+from jaxgen.metrics import AnyArray
+from jaxgen.models.layers import check_sizes
+
+
+class WordVectors(nn.Module):
+    """The tables that Word2Vec learns (Mikolov et al. 2013): `input`, the words' vectors, and `output`.
+
+    They begin as in its C code: `input` uniform within 1/2 over the embedding's size, `output` zero.
+
+    Attributes:
+        vocabulary_size: words.
+        embedding_size: of each word's vector.
+
+    Raises:
+        UsageError: when it is made, for impossible sizes.
+    """
+
+    vocabulary_size: int
+    embedding_size: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuses impossible values before anything is computed."""
+        check_sizes(vocabulary_size=(self.vocabulary_size,), embedding_size=(self.embedding_size,))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, words: Integer[AnyArray, "*batch"]) -> Float[Array, "*batch embedding_size"]:
+        """Gives the vectors of words."""
+        shape = (self.vocabulary_size, self.embedding_size)
+        table = self.param("input", _within(0.5 / self.embedding_size), shape)
+        self.param("output", nn.initializers.zeros, shape)
+        return table[words]
+
+
+def _within(bound: float) -> nn.initializers.Initializer:
+    def init(rng: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        return jax.random.uniform(rng, shape, dtype, -bound, bound)
+
+    return init
+
+
+def context_mask(
+    left: Integer[Array, "groups size"], right: Integer[Array, "groups size"], window: int
+) -> Float[Array, "groups size size_and_windows"]:
+    """Tells which words are the context of which: 1 where they are.
+
+    Args:
+        left: how many words before each word of a group are its context.
+        right: how many after it.
+        window: words that stand before and after each group, beside its own: the last axis begins with them.
+    """
+    size = left.shape[1]
+    distance = jnp.arange(size + 2 * window) - window - jnp.arange(size)[:, None]
+    before = (distance < 0) & (-distance <= left[..., None].astype(jnp.int32))
+    after = (distance > 0) & (distance <= right[..., None].astype(jnp.int32))
+    return (before | after).astype(jnp.float32)
+
+
+@jax.custom_vjp
+def mean_of_context(
+    vectors: Float[Array, "groups others width"],
+    context: Float[Array, "groups size others"],
+    count: Float[Array, "groups size"],
+) -> Float[Array, "groups size width"]:
+    """Gives the mean of each word's context, whose gradient is that of the sum, as in word2vec's C code.
+
+    So each vector of a context moves as far as the mean does, however many there are.
+    """
+    return jnp.einsum("gio,god->gid", context, vectors) / jnp.maximum(count, 1)[..., None]
+
+
+def _mean_forwards(vectors: Array, context: Array, count: Array) -> tuple[Array, Array]:
+    return mean_of_context(vectors, context, count), context
+
+
+def _mean_backwards(context: Array, gradient: Array) -> tuple[Array, None, None]:
+    return jnp.einsum("gio,gid->god", context, gradient), None, None
+
+
+mean_of_context.defvjp(_mean_forwards, _mean_backwards)

@@ -1,0 +1,174 @@
+"""Word embeddings: skip-gram and CBOW with negative sampling, a block of a text at a time."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int32, Key
+
+from jaxgen import losses
+from jaxgen.data.word_blocks import WordBlocks
+from jaxgen.errors import UsageError, unknown
+from jaxgen.metrics import Mean
+from jaxgen.models.word_vectors import WordVectors, context_mask, mean_of_context
+from jaxgen.optim import OptimizerConfig
+from jaxgen.tasks.base import init_model
+from jaxgen.train.context import Batch, Context, Outputs, Params
+from jaxgen.train.gradients import GradientMethod, RowOptimizer, RowSGD, rows
+
+METHODS = ("skipgram", "cbow")
+
+
+@dataclass(frozen=True)
+class WordEmbedding:
+    """Word2Vec (Mikolov et al. 2013): words foretell their context, or a context its word, among negatives.
+
+    The words of a group share their negatives, each with the weight that makes up `negatives` of them a pair in
+    expectation. A loss is of the rows that a batch touches: give `fit` the task's `gradient` and `row_optimizer`.
+
+    Attributes:
+        model: the tables.
+        method: `skipgram` or `cbow`.
+        negatives: a pair of words, or of a context and its word.
+
+    Raises:
+        UsageError: when it is made, for an unknown method, or no negatives.
+    """
+
+    model: WordVectors
+    method: str = "skipgram"
+    negatives: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuses what can't be meant."""
+        if self.method not in METHODS:
+            raise unknown("method", self.method, METHODS)
+        if self.negatives < 1:
+            raise UsageError(f"--negatives must be at least 1, not {self.negatives}")
+
+    def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
+        """Makes the tables."""
+        return init_model(self.model, rng, jax.ShapeDtypeStruct((1,), jnp.int32))
+
+    def check(self, source: Any) -> None:
+        """Checks that a data source is of blocks, and of the model's vocabulary.
+
+        Raises:
+            UsageError: where it isn't.
+        """
+        if not isinstance(source.reader, WordBlocks):
+            raise UsageError(
+                f"{source.name} isn't made of blocks of words: see jaxgen.data.word_blocks.word_source"
+            )
+        if source.num_classes != self.model.vocabulary_size:
+            raise UsageError(
+                f"{source.name} has {source.num_classes} words, but the model {self.model.vocabulary_size}"
+            )
+
+    def initial_carry(self, batch_size: int) -> Any:
+        """Has none."""
+        return ()
+
+    def touched(self, batch: Batch) -> dict[str, Int32[Array, " touched"]]:
+        """Names the rows of the tables that a batch touches, group by group."""
+        blocks = _Groups.of(batch)
+        if self.method == "skipgram":
+            inputs, outputs = blocks.words[:, blocks.own], blocks.words
+        else:
+            inputs, outputs = blocks.words, blocks.words[:, blocks.own]
+        others = jnp.concatenate([outputs, blocks.negatives], axis=1)
+        return {"input": inputs.reshape(-1), "output": others.reshape(-1)}
+
+    @property
+    def gradient(self) -> GradientMethod:
+        """The gradient with respect to these rows."""
+        return rows(self.touched)
+
+    def row_optimizer(self, config: OptimizerConfig, words_per_step: int) -> RowOptimizer:
+        """Makes the optimiser: the learning rate is that of a pair, and the gradients of a step's pairs add up.
+
+        Args:
+            config: plain gradient descent, with a schedule.
+            words_per_step: that the blocks of a batch have.
+
+        Raises:
+            UsageError: for another optimiser.
+        """
+        usual = OptimizerConfig("sgd", config.schedule)
+        if config != usual:
+            raise UsageError(
+                "word vectors are trained by --optimizer sgd alone, without clipping and weight decay"
+            )
+        schedule = config.schedule.build()
+
+        def of_mean(step: Array) -> Array:
+            return words_per_step * schedule(step)
+
+        return RowOptimizer({name: RowSGD(of_mean) for name in ("input", "output")}, optax.identity())
+
+    def loss(
+        self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
+    ) -> tuple[dict[str, Mean], Outputs]:
+        """Gives the nats a word, of all its pairs and their negatives; what fills up an epoch counts as words."""
+        blocks = _Groups.of(batch)
+        near = context_mask(blocks.left, blocks.right, blocks.window)
+        count = (blocks.left + blocks.right).astype(jnp.float32)
+        shape = (len(count), -1, self.model.embedding_size)
+        inputs, outputs = (params[name].reshape(shape) for name in ("input", "output"))
+        if self.method == "skipgram":
+            attract, pairs = near, count
+        else:
+            inputs = mean_of_context(inputs, near, count)
+            pairs = (count > 0).astype(jnp.float32)
+            attract = pairs[..., None] * jnp.eye(count.shape[1])
+        total = losses.negative_sampling(inputs, outputs, *self._weights(attract, pairs, blocks))
+        return {"negative_sampling": Mean(total, jnp.float32(count.size))}, Outputs({}, model_state, carry)
+
+    def _weights(self, attract: Array, pairs: Array, blocks: "_Groups") -> tuple[Array, Array]:
+        """Adds the negatives to the words that are paired: a negative of each has its share of the pairs'."""
+        drawn = blocks.negatives.shape[1]
+        share = jnp.broadcast_to(pairs[..., None] * (self.negatives / drawn), (*pairs.shape, drawn))
+        attract = attract * blocks.weight[:, None, None]
+        share = share * blocks.weight[:, None, None]
+        return (
+            jnp.concatenate([attract, jnp.zeros_like(share)], axis=2),
+            jnp.concatenate([jnp.zeros_like(attract), share], axis=2),
+        )
+
+
+class _Groups(NamedTuple):
+    """The groups of all blocks of a batch.
+
+    Attributes:
+        words: [groups, window + size + window].
+        left: [groups, size].
+        right: [groups, size].
+        negatives: [groups, negatives].
+        weight: of each group's block, 0 for padding.
+    """
+
+    words: Int32[Array, "groups others"]
+    left: Int32[Array, "groups size"]
+    right: Int32[Array, "groups size"]
+    negatives: Int32[Array, "groups drawn"]
+    weight: Float[Array, " groups"]
+
+    @classmethod
+    def of(cls, batch: Batch) -> "_Groups":
+        names = ("words", "left", "right", "negatives")
+        blocks = (jnp.asarray(batch[name]) for name in names)
+        groups = [leaf.reshape(-1, leaf.shape[-1]).astype(jnp.int32) for leaf in blocks]
+        count = jnp.asarray(batch["words"]).shape[1]
+        return cls(*groups, jnp.repeat(jnp.asarray(batch["weight"], jnp.float32), count))
+
+    @property
+    def window(self) -> int:
+        """Words on either side of a group."""
+        return (self.words.shape[1] - self.left.shape[1]) // 2
+
+    @property
+    def own(self) -> slice:
+        """Where a group's own words are among its words."""
+        return slice(self.window, self.window + self.left.shape[1])

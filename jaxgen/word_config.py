@@ -1,0 +1,70 @@
+"""The options of experiments with word vectors, and how a corpus is read for them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxgen.data.corpus import read_corpus
+from jaxgen.data.sources import Source
+from jaxgen.data.word_blocks import BlockFormat, word_source
+from jaxgen.errors import UsageError
+from jaxgen.experiment import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordConfig(TrainConfig):
+    """The options of word vectors."""
+
+    data: str = "pydocs"
+    """The corpus: pydocs, docstring_text or pycode (no network), a tfds set of text, or the path of a file or directory
+    of files, also with .gz, with a sentence a line and spaces between words."""
+    prose: bool | None = None
+    """Find words and sentences in running text: lower case, no punctuation. By default for what is no path."""
+    encoding: str = "utf-8"
+    """The encoding of files."""
+    dim: int = 100
+    """Size of the vectors."""
+    window: int = 5
+    """Words on either side that are a word's context; how many are is drawn from 1 to this."""
+    min_count: int = 5
+    """Words that occur more seldom are left out."""
+    subsample: float = 1e-3
+    """Drop words at random that are more frequent than this, as a part of the text; 0 for none."""
+    negatives: int = 5
+    """Negatives that each pair is told from."""
+    block_size: int = 512
+    """Words of a block."""
+    epochs: int = 5
+    """Length of the run, in passes over the corpus."""
+    batch_size: int = 2
+    """Blocks a step, over all devices; the gradients of their words add up."""
+    optimizer: str = "sgd"
+    """Plain gradient descent: sgd."""
+    schedule: str = "linear"
+    """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
+    final_fraction: float = 0.004
+    """What cosine and linear come down to, as a part of the peak learning rate."""
+
+    def block_format(self) -> BlockFormat:
+        """Cuts a corpus into blocks."""
+        return BlockFormat(self.window, self.subsample, self.block_size)
+
+
+def load_words(config: WordConfig, data_dir: Path | None) -> dict[str, Source]:
+    """Reads the corpus to train on.
+
+    Raises:
+        UsageError: for options that can't be met, or words of which none occurs often enough.
+        JaxgenError: where the corpus can't be had or read, or is too small.
+    """
+    if config.validation_fraction or config.until_converged:
+        raise UsageError(
+            "word vectors have no validation split: leave out --validation-fraction and --until-converged"
+        )
+    corpus = read_corpus(
+        config.data,
+        min_count=config.min_count,
+        prose=config.prose,
+        data_dir=data_dir,
+        encoding=config.encoding,
+    )
+    return {"train": word_source(corpus, config.block_format(), config.seed)}
