@@ -1,42 +1,34 @@
-"""Word vectors: Word2Vec, as skip-gram or CBOW with negative sampling. No network.
+"""Word vectors: Word2Vec, as skip-gram or CBOW with negative sampling, GloVe, and FastText. No network.
 
 python -m experiments.word_vectors                                    # on Python's language reference
 python -m experiments.word_vectors --data CORPUS.txt --epochs 5       # on a file of your own, a sentence a line
 python -m experiments.word_vectors --data CORPUS.txt --method cbow --dim 300 --workdir vectors/
+python -m experiments.word_vectors --data CORPUS.txt --method fasttext --ngrams 3 5
+python -m experiments.word_vectors --data CORPUS.txt --method glove --window 10 --epochs 25
 """
-
-from dataclasses import dataclass
-from typing import Literal
 
 from jaxgen.data import Source
 from jaxgen.experiment import Experiment
-from jaxgen.models import WordVectors
+from jaxgen.models import BiasedWordVectors, WordVectors
 from jaxgen.run import main
-from jaxgen.tasks import WordEmbedding
+from jaxgen.tasks import GlobalVectors, WordEmbedding
 from jaxgen.word_config import WordConfig
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(WordConfig):
-    """Word vectors."""
-
-    method: Literal["skipgram", "cbow"] = "skipgram"
-    """What learns: skipgram, words that foretell their context, or cbow, contexts that foretell their word."""
-    learning_rate: float | None = 0.025
-    """Learning rate of a pair of words at the beginning."""
-
-
-def make_task(config: Config, train: Source) -> WordEmbedding:
+def make_task(config: WordConfig, train: Source) -> WordEmbedding | GlobalVectors:
     """Makes the task for a corpus: its vocabulary."""
-    model = WordVectors(vocabulary_size=train.num_classes, embedding_size=config.dim)
+    if config.method == "glove":
+        return GlobalVectors(BiasedWordVectors(train.num_classes, config.dim), config.x_max)
+    buckets = config.buckets if config.method == "fasttext" else 0
+    model = WordVectors(train.num_classes, config.dim, buckets)
     return WordEmbedding(model, config.method, config.negatives)
 
 
 EXPERIMENT = Experiment(
     name="word_vectors",
-    config=Config,
+    config=WordConfig,
     task=make_task,
-    summary="Word2Vec",
+    summary="Word2Vec, GloVe, FastText",
     data="Python's language reference (no network)",
     time="",
     reference="",

@@ -115,6 +115,8 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     from jaxgen import parallel
     from jaxgen.splits import load_splits  # reads sets by tfds, which takes a second to import
 
+    if isinstance(config, WordConfig):
+        config = config.settled()
     parallel.initialize()
     if experiment.split_host and not jax.distributed.is_initialized():
         parallel.split_host(config.batch_size // max(1, config.accumulate))
@@ -211,7 +213,7 @@ def _fit(
 
 
 def _row_optimizer(task: Any, optimizer: Any, train: Any, config: TrainConfig) -> Any:
-    """Makes the optimiser of a task whose gradients add up over a step's words."""
+    """Makes the optimiser of a task whose gradients add up over a step's words, or pairs of words."""
     return task.row_optimizer(optimizer, config.batch_size * train.shape[0])
 
 
@@ -233,14 +235,17 @@ class _Epilogue(Hook):
 
     def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
         """Says where the run is kept, and how much text there is."""
+        from jaxgen.data.cooccurrence import Cooccurrences
         from jaxgen.data.word_blocks import WordBlocks
         from jaxgen.text_to_text import of_pairs
 
         _say(f"run directory: {self._directory.path}")
         train = self._splits["train"]
-        if isinstance(train.reader, WordBlocks):
+        if isinstance(train.reader, Cooccurrences | WordBlocks):
             words = train.reader.corpus.num_words
-            _say(f"{shown(train.name)}: {words:,} words; {train.num_classes:,} different ones are frequent enough")
+            _say(
+                f"{shown(train.name)}: {words:,} words; {train.num_classes:,} different ones are frequent enough"
+            )
         elif of_pairs(train):
             sizes = [f"{len(source):,} for {name}" for name, source in self._splits.items()]
             shapes = f"; batches of {len(train.buckets.in_use)} shapes, {train.buckets.padding:.1%} padding"

@@ -76,6 +76,11 @@ class SavedRun:
                 "the run was trained on arrays of your own code: evaluate it there, as "
                 "jaxgen.SavedRun(path).evaluate({'test': arrays})"
             )
+        if "words" in data:
+            raise UsageError(
+                f"{self.directory.path} is a run of word vectors, which are evaluated on pairs of words and analogies, "
+                "not on texts"
+            )
         if "text" in data:
             source = self._text(split)
             self._check_unchanged(source)

@@ -1,11 +1,14 @@
 """The options of experiments with word vectors, and how a corpus is read for them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+from jaxgen.data.cooccurrence import cooccurrence_source
 from jaxgen.data.corpus import read_corpus
 from jaxgen.data.sources import Source
 from jaxgen.data.word_blocks import BlockFormat, word_source
+from jaxgen.data.word_parts import NgramFormat
 from jaxgen.errors import UsageError
 from jaxgen.experiment import TrainConfig
 
@@ -14,6 +17,9 @@ from jaxgen.experiment import TrainConfig
 class WordConfig(TrainConfig):
     """The options of word vectors."""
 
+    method: Literal["skipgram", "cbow", "glove", "fasttext"] = "skipgram"
+    """What learns: skipgram, words that foretell their context; cbow, contexts that foretell their word; glove, words
+    whose products tell how often they stand near each other; or fasttext, skip-gram of words and their n-grams."""
     data: str = "pydocs"
     """The corpus: pydocs, docstring_text or pycode (no network), a tfds set of text, or the path of a file or directory
     of files, also with .gz, with a sentence a line and spaces between words."""
@@ -24,29 +30,54 @@ class WordConfig(TrainConfig):
     dim: int = 100
     """Size of the vectors."""
     window: int = 5
-    """Words on either side that are a word's context; how many are is drawn from 1 to this."""
+    """Words on either side that are a word's context; how many are is drawn from 1 to this, but for glove all are."""
     min_count: int = 5
     """Words that occur more seldom are left out."""
     subsample: float = 1e-3
     """Drop words at random that are more frequent than this, as a part of the text; 0 for none."""
+    x_max: float = 100.0
+    """For glove: counts from which on pairs have the full weight."""
     negatives: int = 5
     """Negatives that each pair is told from."""
+    ngrams: tuple[int, int] = (3, 6)
+    """For fasttext: characters of a word's n-grams, the least and the most, with < and > around the word."""
+    buckets: int = 2_000_000
+    """For fasttext: vectors that the n-grams are hashed into."""
     block_size: int = 512
     """Words of a block."""
     epochs: int = 5
     """Length of the run, in passes over the corpus."""
     batch_size: int = 2
-    """Blocks a step, over all devices; the gradients of their words add up."""
+    """Blocks a step, over all devices; the gradients of their words add up. For glove as many pairs as they have words.
+    """
     optimizer: str = "sgd"
-    """Plain gradient descent: sgd."""
+    """Plain gradient descent, sgd; for glove adagrad in any case."""
+    learning_rate: float | None = None
+    """Learning rate of a pair of words at the beginning. By default 0.025; 0.05 for glove."""
     schedule: str = "linear"
-    """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
+    """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise; for glove constant in any
+    case."""
     final_fraction: float = 0.004
     """What cosine and linear come down to, as a part of the peak learning rate."""
 
+    def settled(self) -> "WordConfig":
+        """Gives the options with what the method has instead of the usual."""
+        if self.method != "glove":
+            return replace(self, learning_rate=self.learning_rate or 0.025)
+        return replace(
+            self,
+            learning_rate=self.learning_rate or 0.05,
+            optimizer="adagrad",
+            schedule="constant",
+            batch_size=self.batch_size * self.block_size,
+        )
+
     def block_format(self) -> BlockFormat:
         """Cuts a corpus into blocks."""
-        return BlockFormat(self.window, self.subsample, self.block_size)
+        ngrams = None
+        if self.method == "fasttext":
+            ngrams = NgramFormat(*self.ngrams, self.buckets)
+        return BlockFormat(self.window, self.subsample, self.block_size, ngrams=ngrams)
 
 
 def load_words(config: WordConfig, data_dir: Path | None) -> dict[str, Source]:
@@ -67,4 +98,6 @@ def load_words(config: WordConfig, data_dir: Path | None) -> dict[str, Source]:
         data_dir=data_dir,
         encoding=config.encoding,
     )
+    if config.method == "glove":
+        return {"train": cooccurrence_source(corpus, config.window)}
     return {"train": word_source(corpus, config.block_format(), config.seed)}

@@ -5,6 +5,7 @@ import collections
 import contextlib
 import gzip
 import hashlib
+import io
 import itertools
 import re
 import tempfile
@@ -12,7 +13,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -32,7 +32,7 @@ _RESIDENT = 2**27
 # Beyond so many different words the rarest are forgotten while counting.
 _MOST_DISTINCT = 20_000_000
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
-_SENTENCE_END = re.compile(r"[.!?:;]+(?=\s)|\n\s*\n")
+_SENTENCE_END = re.compile(r"[.!?:;]+(?=\s)")
 
 Sentences = Callable[[], Iterator[list[str]]]
 
@@ -105,21 +105,24 @@ def read_corpus(
     """
     if min_count < 1:
         raise UsageError(f"--min-count must be at least 1, not {min_count}")
-    is_path = text.is_path(name)
-    if is_path:
-        path = text.absolute(name)
-        read: Callable[[], Iterator[str]] = lambda: _lines(path, encoding)  # noqa: E731
-        name = str(path)
-    else:
+    path = text.absolute(name) if text.is_path(name) else None
+    documents: tuple[str, ...] = ()
+    if path is None:
         (found,) = text.read_splits(name, ["train"], data_dir=data_dir, encoding=encoding)
-        read = lambda: iter(found.documents)  # noqa: E731
-    split = _prose if (prose if prose is not None else not is_path) else _plain
+        documents = found.documents
+    if prose is None:
+        prose = path is None
 
     def sentences() -> Iterator[list[str]]:
-        for line in read():
-            yield from split(line)
+        lines = (
+            _lines(path, encoding)
+            if path is not None
+            else itertools.chain.from_iterable(document.splitlines(keepends=True) for document in documents)
+        )
+        for passage in _paragraphs(lines) if prose else lines:
+            yield from (_prose if prose else _plain)(passage)
 
-    return encode_corpus(name, sentences, min_count)
+    return encode_corpus(name if path is None else str(path), sentences, min_count)
 
 
 def encode_corpus(name: str, sentences: Sentences, min_count: int) -> Corpus:
@@ -137,7 +140,6 @@ def encode_corpus(name: str, sentences: Sentences, min_count: int) -> Corpus:
         )
     words = sorted(frequent, key=lambda word: (-frequent[word], word))
     vocabulary = Vocabulary(tuple(words), np.array([frequent[word] for word in words], np.int64))
-    del counts, frequent
     tokens, bounds = _number(sentences(), vocabulary)
     return Corpus(name, digest, vocabulary, tokens, bounds, num_words)
 
@@ -184,6 +186,19 @@ def _number(
         return np.memmap(file, np.int32, "r"), tuple(bounds)
 
 
+def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    """Puts lines together up to an empty one, since sentences go on from line to line."""
+    held: list[str] = []
+    for line in lines:
+        if line.strip():
+            held.append(line)
+        elif held:
+            yield "".join(held)
+            held = []
+    if held:
+        yield "".join(held)
+
+
 def _plain(line: str) -> Iterator[list[str]]:
     """Gives a line as a sentence, its words as they stand between spaces."""
     words = line.split()
@@ -224,14 +239,14 @@ def _lines_of_file(file: Path, encoding: str) -> Iterator[str]:
             raise JaxgenError(f"{shown(file)} is damaged, it is no whole gzip file: {error}") from error
 
 
-def _opened(file: Path, encoding: str) -> TextIO:
+def _opened(file: Path, encoding: str) -> io.TextIOWrapper:
     if file.suffix == ".gz":
-        handle: TextIO = gzip.open(file, "rt", encoding=encoding)  # type: ignore[assignment] # noqa: SIM115
+        handle: io.TextIOWrapper = gzip.open(file, "rt", encoding=encoding)  # type: ignore[assignment] # noqa: SIM115
         return handle
     return file.open(encoding=encoding)
 
 
-def _whole_words(handle: TextIO) -> Iterator[str]:
+def _whole_words(handle: io.TextIOWrapper) -> Iterator[str]:
     """Reads lines; what has no end of line for long comes in pieces, cut at spaces."""
     rest = ""
     while piece := handle.readline(_LINE):
@@ -242,7 +257,6 @@ def _whole_words(handle: TextIO) -> Iterator[str]:
         yield piece
     if rest:
         yield rest
-
 
 
 def write_vocabulary(vocabulary: Vocabulary, path: Path) -> None:

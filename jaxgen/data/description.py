@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxgen.data import tokenizers
+from jaxgen.data.cooccurrence import Cooccurrences
 from jaxgen.data.sequences import SequenceFormat
 from jaxgen.data.sources import Source
 from jaxgen.data.streams import TextFormat
@@ -34,8 +35,15 @@ def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, An
         "image_channels": train.image_channels,
         "version": train.version,
         **({} if train.text is None else {"text": describe_text(train.text)}),
-        **({"words": dataclasses.asdict(train.reader.given)} if isinstance(train.reader, WordBlocks) else {}),
+        **_describe_words(train.reader),
     }
+
+
+def _describe_words(reader: Any) -> dict[str, Any]:
+    """Describes how a corpus is made into examples, where it is one."""
+    if isinstance(reader, WordBlocks):
+        return {"words": dataclasses.asdict(reader.given)}
+    return {"words": {"window": reader.window}} if isinstance(reader, Cooccurrences) else {}
 
 
 def describe_text(given: TextFormat | SequenceFormat) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
 from jaxgen.data.corpus import Corpus
 from jaxgen.data.sources import Rows, Source
+from jaxgen.data.word_parts import NgramFormat, WordParts
 from jaxgen.errors import JaxgenError, UsageError, shown
 
 # Streams of random numbers of one seed and epoch.
@@ -35,6 +36,7 @@ class BlockFormat:
         block_size: words of an example.
         group_size: words that share negatives.
         negatives_per_group: drawn from the counts to the power of 3/4.
+        ngrams: what n-grams words have, for FastText.
 
     Raises:
         UsageError: for sizes that can't be, or that don't divide each other.
@@ -45,6 +47,7 @@ class BlockFormat:
     block_size: int = 512
     group_size: int = 32
     negatives_per_group: int = 32
+    ngrams: NgramFormat | None = None
 
     def __post_init__(self) -> None:
         """Refuses what can't be."""
@@ -127,6 +130,10 @@ class WordBlocks:
     kept words fill in all likelihood, so that all epochs are of one length; the last ones are empty: words without
     context.
 
+    With n-grams there are `parts` int32 [room], rows of the table that words have vectors in, `owner` int32 [room],
+    which word of the block each is a part of, and `part_count` int32 [block_size]. A block has room for a quarter more
+    than the mean; words that find none have no context in it.
+
     Attributes:
         corpus: the words.
         given: how it is cut.
@@ -147,6 +154,19 @@ class WordBlocks:
     def negatives(self) -> AliasTable:
         """What negatives are drawn from."""
         return AliasTable.of(self.corpus.vocabulary.counts.astype(np.float64) ** 0.75)
+
+    @functools.cached_property
+    def parts(self) -> WordParts | None:
+        """The parts of words, where they have n-grams."""
+        ngrams = self.given.ngrams
+        return None if ngrams is None else WordParts.of(self.corpus.vocabulary, ngrams)
+
+    @functools.cached_property
+    def room(self) -> int:
+        """How many parts of words a block has room for."""
+        assert self.parts is not None
+        kept = self.corpus.vocabulary.counts * self.keep[:-1].astype(np.float64)
+        return self.parts.room(kept / kept.sum(), self.given.block_size)
 
     @functools.cached_property
     def _length(self) -> int:
@@ -200,12 +220,20 @@ class EpochBlocks:
         )[:, None]
         inner = groups + np.arange(given.group_size)
         outer = groups + np.arange(-given.window, given.group_size + given.window)
-        return {
+        examples = {
             "words": kept.words[outer],
             "left": kept.left[inner],
             "right": kept.right[inner],
             "negatives": self._negatives(rows),
         }
+        if self.blocks.parts is None:
+            return examples
+        own = kept.words[inner].reshape(len(rows), -1)
+        parts, owner, fits = self.blocks.parts.of_blocks(own, self.blocks.room)
+        fits = fits.reshape(inner.shape)
+        for side in ("left", "right"):
+            examples[side] = np.where(fits, examples[side], 0).astype(np.uint8)
+        return {**examples, "parts": parts, "owner": owner, "part_count": self.blocks.parts.counts[own]}
 
     def kept(self, piece: int) -> KeptWords:
         """Draws which words of a piece are kept, and how wide the window of each is."""

@@ -13,12 +13,13 @@ from jaxgen.models.row_reader import RowReader
 from jaxgen.models.sequence_net import SequenceNet
 from jaxgen.models.sequence_reader import SequenceReader
 from jaxgen.models.t5 import T5
-from jaxgen.models.word_vectors import WordVectors
+from jaxgen.models.word_vectors import BiasedWordVectors, WordVectors
 
 __all__ = [
     "BERT",
     "GPT",
     "T5",
+    "BiasedWordVectors",
     "ConvNet",
     "EncoderDecoderTransformer",
     "FeedForward",

@@ -1,10 +1,11 @@
-"""Word vectors: two tables, of the vectors of words and of those of what is foretold, and what is made of their rows."""
+"""Word vectors: two tables, of the vectors of words and of what is foretold, and what is made of their rows."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Key
 
+from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray
 from jaxgen.models.layers import check_sizes
 
@@ -12,7 +13,43 @@ from jaxgen.models.layers import check_sizes
 class WordVectors(nn.Module):
     """The tables that Word2Vec learns (Mikolov et al. 2013): `input`, the words' vectors, and `output`.
 
-    They begin as in its C code: `input` uniform within 1/2 over the embedding's size, `output` zero.
+    They begin as in its C code: `input` uniform within 1/2 over the embedding's size, `output` zero. FastText
+    (Bojanowski et al. 2017) has vectors of n-grams behind those of words in `input`, uniform within 1 over the size.
+
+    Attributes:
+        vocabulary_size: words.
+        embedding_size: of each word's vector.
+        buckets: vectors of n-grams; 0 for Word2Vec.
+
+    Raises:
+        UsageError: when it is made, for impossible sizes.
+    """
+
+    vocabulary_size: int
+    embedding_size: int = 100
+    buckets: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses impossible values before anything is computed."""
+        check_sizes(vocabulary_size=(self.vocabulary_size,), embedding_size=(self.embedding_size,))
+        if self.buckets < 0:
+            raise UsageError(f"buckets must be at least 0, not {self.buckets}")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, words: Integer[AnyArray, "*batch"]) -> Float[Array, "*batch embedding_size"]:
+        """Gives rows of `input`: the vectors of words, or of n-grams."""
+        bound = (1.0 if self.buckets else 0.5) / self.embedding_size
+        shape = (self.vocabulary_size + self.buckets, self.embedding_size)
+        table = self.param("input", _within(bound), shape)
+        self.param("output", nn.initializers.zeros, (self.vocabulary_size, self.embedding_size))
+        return table[words]
+
+
+class BiasedWordVectors(nn.Module):
+    """The tables of GloVe (Pennington et al. 2014): `input` and `output`, a vector and last a bias for each word.
+
+    All begin as in its C code, uniform within 1/2 over one more than the embedding's size.
 
     Attributes:
         vocabulary_size: words.
@@ -32,11 +69,13 @@ class WordVectors(nn.Module):
 
     @nn.compact
     def __call__(self, words: Integer[AnyArray, "*batch"]) -> Float[Array, "*batch embedding_size"]:
-        """Gives the vectors of words."""
-        shape = (self.vocabulary_size, self.embedding_size)
-        table = self.param("input", _within(0.5 / self.embedding_size), shape)
-        self.param("output", nn.initializers.zeros, shape)
-        return table[words]
+        """Gives the vectors of words: both tables', added up."""
+        width = self.embedding_size + 1
+        tables = [
+            self.param(name, _within(0.5 / width), (self.vocabulary_size, width))
+            for name in ("input", "output")
+        ]
+        return sum(table[words][..., :-1] for table in tables)
 
 
 def _within(bound: float) -> nn.initializers.Initializer:
@@ -85,3 +124,35 @@ def _mean_backwards(context: Array, gradient: Array) -> tuple[Array, None, None]
 
 
 mean_of_context.defvjp(_mean_forwards, _mean_backwards)
+
+
+@jax.custom_vjp
+def mean_of_parts(
+    rows: Float[Array, "blocks parts width"],
+    owner: Integer[Array, "blocks parts"],
+    count: Integer[Array, "blocks words"],
+) -> Float[Array, "blocks words width"]:
+    """Gives the mean of each word's own vector and its n-grams', whose gradient is that of the sum, as in fastText.
+
+    Args:
+        rows: the vectors.
+        owner: which word of its block each is a part of, in order; beyond the last one for padding.
+        count: parts of each word.
+    """
+
+    def of_block(rows: Array, owner: Array) -> Array:
+        return jax.ops.segment_sum(rows, owner, count.shape[1] + 1, indices_are_sorted=True)[:-1]
+
+    return jax.vmap(of_block)(rows, owner) / jnp.maximum(count, 1)[..., None]
+
+
+def _parts_forwards(rows: Array, owner: Array, count: Array) -> tuple[Array, Array]:
+    return mean_of_parts(rows, owner, count), owner
+
+
+def _parts_backwards(owner: Array, gradient: Array) -> tuple[Array, None, None]:
+    padded = jnp.pad(gradient, ((0, 0), (0, 1), (0, 0)))
+    return jnp.take_along_axis(padded, owner[..., None], axis=1), None, None
+
+
+mean_of_parts.defvjp(_parts_forwards, _parts_backwards)

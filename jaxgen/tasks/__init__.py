@@ -1,6 +1,7 @@
 """What is optimised: a loss, its metrics, predictions and plots, a kind of problem a file."""
 
 from jaxgen.tasks.base import Task, apply_model, infer, init_model
+from jaxgen.tasks.global_vectors import GlobalVectors
 from jaxgen.tasks.image_classification import ImageClassification
 from jaxgen.tasks.language_modelling import LanguageModelling
 from jaxgen.tasks.masked_language_modelling import MaskedLanguageModelling
@@ -11,6 +12,7 @@ from jaxgen.tasks.text_classification import TextClassification
 from jaxgen.tasks.word_embedding import WordEmbedding
 
 __all__ = [
+    "GlobalVectors",
     "ImageClassification",
     "LanguageModelling",
     "MaskedLanguageModelling",

@@ -12,25 +12,27 @@ from jaxgen import losses
 from jaxgen.data.word_blocks import WordBlocks
 from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import Mean
-from jaxgen.models.word_vectors import WordVectors, context_mask, mean_of_context
+from jaxgen.models.word_vectors import WordVectors, context_mask, mean_of_context, mean_of_parts
 from jaxgen.optim import OptimizerConfig
 from jaxgen.tasks.base import init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
 from jaxgen.train.gradients import GradientMethod, RowOptimizer, RowSGD, rows
 
-METHODS = ("skipgram", "cbow")
+METHODS = ("skipgram", "cbow", "fasttext")
 
 
 @dataclass(frozen=True)
 class WordEmbedding:
     """Word2Vec (Mikolov et al. 2013): words foretell their context, or a context its word, among negatives.
 
+    FastText (Bojanowski et al. 2017) is skip-gram with vectors that are the mean of a word's own and its n-grams'.
+
     The words of a group share their negatives, each with the weight that makes up `negatives` of them a pair in
     expectation. A loss is of the rows that a batch touches: give `fit` the task's `gradient` and `row_optimizer`.
 
     Attributes:
         model: the tables.
-        method: `skipgram` or `cbow`.
+        method: `skipgram`, `cbow`, or `fasttext` for a model with buckets of n-grams.
         negatives: a pair of words, or of a context and its word.
 
     Raises:
@@ -45,6 +47,8 @@ class WordEmbedding:
         """Refuses what can't be meant."""
         if self.method not in METHODS:
             raise unknown("method", self.method, METHODS)
+        if (self.method == "fasttext") != (self.model.buckets > 0):
+            raise UsageError("buckets of n-grams are for the method fasttext, and it needs them")
         if self.negatives < 1:
             raise UsageError(f"--negatives must be at least 1, not {self.negatives}")
 
@@ -66,6 +70,12 @@ class WordEmbedding:
             raise UsageError(
                 f"{source.name} has {source.num_classes} words, but the model {self.model.vocabulary_size}"
             )
+        ngrams = source.reader.given.ngrams
+        buckets = 0 if ngrams is None else ngrams.buckets
+        if buckets != self.model.buckets:
+            raise UsageError(
+                f"{source.name} has {buckets} buckets of n-grams, the model {self.model.buckets}"
+            )
 
     def initial_carry(self, batch_size: int) -> Any:
         """Has none."""
@@ -74,10 +84,11 @@ class WordEmbedding:
     def touched(self, batch: Batch) -> dict[str, Int32[Array, " touched"]]:
         """Names the rows of the tables that a batch touches, group by group."""
         blocks = _Groups.of(batch)
-        if self.method == "skipgram":
-            inputs, outputs = blocks.words[:, blocks.own], blocks.words
-        else:
-            inputs, outputs = blocks.words, blocks.words[:, blocks.own]
+        inputs, outputs = blocks.words[:, blocks.own], blocks.words
+        if self.method == "cbow":
+            inputs, outputs = outputs, inputs
+        if self.method == "fasttext":
+            inputs = jnp.asarray(batch["parts"])
         others = jnp.concatenate([outputs, blocks.negatives], axis=1)
         return {"input": inputs.reshape(-1), "output": others.reshape(-1)}
 
@@ -103,7 +114,7 @@ class WordEmbedding:
             )
         schedule = config.schedule.build()
 
-        def of_mean(step: Array) -> Array:
+        def of_mean(step: Array) -> Any:
             return words_per_step * schedule(step)
 
         return RowOptimizer({name: RowSGD(of_mean) for name in ("input", "output")}, optax.identity())
@@ -115,16 +126,24 @@ class WordEmbedding:
         blocks = _Groups.of(batch)
         near = context_mask(blocks.left, blocks.right, blocks.window)
         count = (blocks.left + blocks.right).astype(jnp.float32)
-        shape = (len(count), -1, self.model.embedding_size)
-        inputs, outputs = (params[name].reshape(shape) for name in ("input", "output"))
-        if self.method == "skipgram":
-            attract, pairs = near, count
-        else:
+        inputs, shape = params["input"], (len(count), -1, self.model.embedding_size)
+        if self.method == "fasttext":
+            owner = jnp.asarray(batch["owner"])
+            rows = inputs.reshape(*owner.shape, -1)
+            inputs = mean_of_parts(rows, owner, jnp.asarray(batch["part_count"]))
+        inputs, outputs = inputs.reshape(shape), params["output"].reshape(shape)
+        attract, pairs = near, count
+        if self.method == "cbow":
             inputs = mean_of_context(inputs, near, count)
             pairs = (count > 0).astype(jnp.float32)
             attract = pairs[..., None] * jnp.eye(count.shape[1])
         total = losses.negative_sampling(inputs, outputs, *self._weights(attract, pairs, blocks))
         return {"negative_sampling": Mean(total, jnp.float32(count.size))}, Outputs({}, model_state, carry)
+
+    def vectors(self, params: Params) -> Float[Array, "words width"]:
+        """Gives the words' own vectors, in the order of the vocabulary; FastText's n-grams have others behind them."""
+        table: Array = params["input"]
+        return table[: self.model.vocabulary_size]
 
     def _weights(self, attract: Array, pairs: Array, blocks: "_Groups") -> tuple[Array, Array]:
         """Adds the negatives to the words that are paired: a negative of each has its share of the pairs'."""

@@ -96,6 +96,30 @@ class RowSGD:
 
 
 @dataclass(frozen=True)
+class RowAdaGrad:
+    """AdaGrad on rows, as GloVe's C code has it: what moves is u / sqrt(1 + the sum of all u^2 before), u the scaled
+    gradient.
+
+    A row's repeats in a batch are moved side by side: each is divided by what was there before the batch.
+
+    Attributes:
+        learning_rate: what gradients are scaled by.
+    """
+
+    learning_rate: float
+
+    def init(self, table: Array) -> Any:
+        """Makes the sums of squares, 1 to begin with."""
+        return jnp.ones_like(table)
+
+    def update(self, table: Array, state: Any, gradient: RowGradient) -> tuple[Array, Any]:
+        """Scatters the scaled gradients back, and their squares into the sums."""
+        scaled = self.learning_rate * gradient.rows
+        moved = scaled / jnp.sqrt(state[gradient.indices])
+        return table.at[gradient.indices].add(-moved), state.at[gradient.indices].add(scaled**2)
+
+
+@dataclass(frozen=True)
 class RowOptimizer:
     """An optimiser that changes only the touched rows of some tables, and the rest through Optax.
 

@@ -1,0 +1,138 @@
+"""Corpora: what is counted, numbered and left out, wherever the words lie."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from jaxgen.data import corpus
+from jaxgen.data.corpus import END, encode_corpus, read_corpus, read_vocabulary, write_vocabulary
+from jaxgen.errors import JaxgenError, UsageError
+
+TEXT = "the cat sat\n\nthe dog and the cat ran\nthe  end of\tthe cat\nzebra\n"
+
+
+def sentences(found):
+    """The words of each sentence, from the numbers."""
+    parts = np.split(found.tokens, np.flatnonzero(found.tokens == END) + 1)
+    return [[found.vocabulary.words[number] for number in part[:-1]] for part in parts if len(part)]
+
+
+def assert_equal(found, other):
+    assert found.vocabulary.words == other.vocabulary.words
+    np.testing.assert_array_equal(found.vocabulary.counts, other.vocabulary.counts)
+    np.testing.assert_array_equal(found.tokens, other.tokens)
+    assert (found.num_words, found.version) == (other.num_words, other.version)
+
+
+@pytest.fixture
+def plain(tmp_path):
+    path = tmp_path / "plain.txt"
+    path.write_text(TEXT)
+    return read_corpus(str(path), min_count=1)
+
+
+def test_words_are_counted_and_sentences_kept(plain):
+    assert plain.vocabulary.words == ("the", "cat", "and", "dog", "end", "of", "ran", "sat", "zebra")
+    assert plain.vocabulary.counts.tolist() == [5, 3, 1, 1, 1, 1, 1, 1, 1]
+    assert sentences(plain) == [line.split() for line in TEXT.splitlines() if line]
+    assert plain.num_words == 15
+
+
+def test_rare_words_are_left_out(tmp_path):
+    (tmp_path / "a.txt").write_text(TEXT)
+    found = read_corpus(str(tmp_path / "a.txt"), min_count=2)
+    assert sentences(found) == [["the", "cat"], ["the", "the", "cat"], ["the", "the", "cat"]]
+    assert found.num_words == 15
+
+
+def test_directories_and_compressed_files_are_read_as_one_text(tmp_path, plain):
+    first, second = TEXT.splitlines(keepends=True)[:2], TEXT.splitlines(keepends=True)[2:]
+    directory = tmp_path / "parts"
+    (directory / "b").mkdir(parents=True)
+    (directory / "a.txt.gz").write_bytes(gzip.compress("".join(first).encode()))
+    (directory / "b" / "c.txt").write_text("".join(second))
+    (directory / ".hidden").write_text("nothing of this\n" * 9)
+    assert_equal(read_corpus(str(directory), min_count=1), plain)
+
+
+def test_a_text_of_one_line_is_read_in_pieces(tmp_path, monkeypatch, plain):
+    (tmp_path / "line.txt").write_text(" ".join(TEXT.split()))
+    monkeypatch.setattr(corpus, "_LINE", 7)
+    found = read_corpus(str(tmp_path / "line.txt"), min_count=1)
+    assert [word for sentence in sentences(found) for word in sentence] == TEXT.split()
+    assert found.vocabulary.words == plain.vocabulary.words
+
+
+def test_large_corpora_lie_in_a_file_and_in_pieces_of_whole_sentences(tmp_path, monkeypatch, plain):
+    (tmp_path / "a.txt").write_text(TEXT)
+    monkeypatch.setattr(corpus, "_RESIDENT", 6)
+    monkeypatch.setattr(corpus, "_PIECE", 5)
+    found = read_corpus(str(tmp_path / "a.txt"), min_count=1)
+    assert isinstance(found.tokens, np.memmap)
+    assert_equal(found, plain)
+    assert len(found.bounds) == 4
+    assert (found.bounds[0], found.bounds[-1]) == (0, len(found.tokens))
+    assert all(found.tokens[bound - 1] == END for bound in found.bounds[1:])
+
+
+def test_long_sentences_are_cut(monkeypatch):
+    monkeypatch.setattr(corpus, "_SENTENCE", 2)
+    found = encode_corpus("letters", lambda: iter([list("abcde"), list("ab")]), 1)
+    assert sentences(found) == [["a", "b"], ["c", "d"], ["e"], ["a", "b"]]
+
+
+def test_the_rarest_are_forgotten_where_words_are_too_many(monkeypatch):
+    monkeypatch.setattr(corpus, "_MOST_DISTINCT", 3)
+    lines = [["often", "often", "seldom"], ["often", "once"], ["twice", "seldom"], ["seldom", "often"]]
+    found = encode_corpus("lines", lambda: iter(lines), 1)
+    assert found.vocabulary.counts[found.vocabulary.numbers["often"]] == 4
+    assert len(found.vocabulary) <= 3
+
+
+def test_running_text_is_split_into_words_and_sentences(tmp_path):
+    (tmp_path / "a.txt").write_text("Mr. O'Hara's cat; it sat.\n\nTHE END\nof 2.5 cats")
+    found = read_corpus(str(tmp_path / "a.txt"), min_count=1, prose=True)
+    assert sentences(found) == [
+        ["mr"],
+        ["o'hara's", "cat"],
+        ["it", "sat"],
+        ["the", "end", "of", "2", "5", "cats"],
+    ]
+
+
+def test_the_vocabulary_is_kept_with_a_run(tmp_path, plain):
+    write_vocabulary(plain.vocabulary, tmp_path / "vocabulary.tsv")
+    found = read_vocabulary(tmp_path / "vocabulary.tsv")
+    assert found.words == plain.vocabulary.words
+    np.testing.assert_array_equal(found.counts, plain.vocabulary.counts)
+    (tmp_path / "vocabulary.tsv").write_text("the\t5\ncat\n")
+    with pytest.raises(JaxgenError, match="damaged"):
+        read_vocabulary(tmp_path / "vocabulary.tsv")
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "told"),
+    [
+        (b" \n\n", JaxgenError, "is empty"),
+        (b"one two three\n", UsageError, "0 of the 3 words .* occur 2 times or more .*smaller --min-count"),
+        ("caf\u00e9 ".encode("latin-1"), JaxgenError, "is not utf-8: byte 0xe9; name the right --encoding"),
+    ],
+)
+def test_what_is_no_corpus_is_told_in_a_line(tmp_path, content, error, told):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(error, match=told):
+        read_corpus(str(tmp_path / "a.txt"), min_count=2)
+
+
+def test_files_that_cannot_be_read_are_told_in_a_line(tmp_path):
+    with pytest.raises(UsageError, match="unknown file or directory"):
+        read_corpus(str(tmp_path / "missing.txt"))
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"the cat " * 1000)[:-9])
+    with pytest.raises(JaxgenError, match="no whole gzip file"):
+        read_corpus(str(tmp_path / "a.gz"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(JaxgenError, match="holds no files"):
+        read_corpus(str(tmp_path / "empty"))
+    with pytest.raises(UsageError, match="--min-count must be at least 1"):
+        read_corpus(str(tmp_path / "a.gz"), min_count=0)
