@@ -42,8 +42,8 @@ def naive(lines, window):
 
 def as_dict(source):
     arrays, words = source.arrays(), source.reader.corpus.vocabulary.words
-    triples = zip(arrays["word"], arrays["context"], arrays["count"], strict=True)
-    return {(words[a], words[b]): float(count) for a, b, count in triples}
+    counted = zip(arrays["pair"], arrays["count"], strict=True)
+    return {(words[a], words[b]): float(count) for (a, b), count in counted}
 
 
 @pytest.mark.parametrize(("held", "merged"), [(2**25, 2**23), (40, 16)])
@@ -87,13 +87,13 @@ def test_steps_are_those_of_the_paper(source):
     batches = [{**source.gather(chosen), "weight": np.ones(8, np.float32)} for chosen in rows]
     batches[1]["weight"][5:] = 0
     # A word twice in a batch is moved twice, each time by what was there before.
-    batches[0]["word"][3] = batches[0]["word"][0]
+    batches[0]["pair"][3, 0] = batches[0]["pair"][0, 0]
     state = TrainState.create(task, optimizer, jax.random.key(0), batches[0], params=tables)
     step = jax.jit(make_train_step(task.loss, optimizer, gradient=task.gradient))
     for batch in batches:
         state, metrics = step(state, batch)
         total, moves = 0.0, []
-        for word, other, count, weight in zip(*(batch[name] for name in batch), strict=True):
+        for (word, other), count, weight in zip(*(batch[name] for name in batch), strict=True):
             w, c = tables["input"][word], tables["output"][other]
             difference = w[:-1] @ c[:-1] + w[-1] + c[-1] - np.log(count)
             factor = weight * min(1, count / 10) ** 0.75
@@ -117,8 +117,8 @@ def test_products_come_to_tell_the_counts(source):
     assert vectors.shape == (16, DIM)
     counts = source.arrays()
     w, c = (np.asarray(params[name]) for name in ("input", "output"))
-    told = (w[counts["word"], :-1] * c[counts["context"], :-1]).sum(1)
-    told += w[counts["word"], -1] + c[counts["context"], -1]
+    w, c = w[counts["pair"][:, 0]], c[counts["pair"][:, 1]]
+    told = (w[:, :-1] * c[:, :-1]).sum(1) + w[:, -1] + c[:, -1]
     assert np.corrcoef(told, np.log(counts["count"]))[0, 1] > 0.8
 
 

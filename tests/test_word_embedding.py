@@ -167,10 +167,10 @@ def test_padding_has_no_part_in_the_loss(source):
     assert total(batch) > 1.5 * total(alone)
 
 
-def train(source, method, **options):
+def train(source, method, rate=0.05, **options):
     task = make(method, source)
     optimizer = task.row_optimizer(
-        OptimizerConfig("sgd", Schedule("linear", learning_rate=0.05, horizon=10_000)),
+        OptimizerConfig("sgd", Schedule("linear", learning_rate=rate, horizon=10_000)),
         2 * GIVEN.block_size,
     )
     given = {"batch_size": 2, "gradient": task.gradient, "progress": False, "devices": jax.devices()[:1]}
@@ -180,7 +180,8 @@ def train(source, method, **options):
 @pytest.mark.parametrize("method", METHODS)
 def test_words_that_occur_together_come_to_lie_together(method, sources):
     source = sources[method]
-    state = train(source, method, epochs=15).state
+    # All words share the few n-grams.
+    state = train(source, method, rate=0.01 if method == "fasttext" else 0.05, epochs=15).state
     vectors = make(method, source).vectors(state.params)
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     first = np.array([word[0] == "a" for word in source.reader.corpus.vocabulary.words])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Float64, Int32, Int64
 
 from jaxgen.data.corpus import Corpus
 from jaxgen.data.sources import InMemory, Source
@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Cooccurrences(InMemory):
-    """A reader of co-occurrence counts: `word` and `context` int32, and `count` float32, each pair in either order.
+    """A reader of co-occurrence counts: `pair` int32 [2], in either order, and `count` float32.
 
     Attributes:
         corpus: that they are counted in.
@@ -57,7 +57,7 @@ def cooccurrence_source(corpus: Corpus, window: int) -> Source:
     """
     if window < 1:
         raise UsageError(f"--window must be at least 1, not {window}")
-    words, contexts, counts = [], [], []
+    pairs, counts = [], []
     size = len(corpus.vocabulary)
     with tempfile.TemporaryDirectory() as directory:
         for run in merge(count_runs(corpus, window, Path(directory)), _MERGED):
@@ -65,19 +65,14 @@ def cooccurrence_source(corpus: Corpus, window: int) -> Source:
             found = run.counts.astype(np.float32)
             apart = first != second
             # A word near itself is counted from both sides.
-            words += [first, second[apart]]
-            contexts += [second, first[apart]]
+            pairs += [np.stack(both, axis=1) for both in ((first, second), (second[apart], first[apart]))]
             counts += [np.where(apart, found, 2 * found), found[apart]]
-    if not words:
+    if not pairs:
         raise JaxgenError(
             f"no sentence of {shown(corpus.name)} has two words that occur often enough: there is no context to learn "
             "from; take a longer text, or a smaller --min-count"
         )
-    arrays: dict[str, np.ndarray] = {
-        "word": _joined(words),
-        "context": _joined(contexts),
-        "count": _joined(counts),
-    }
+    arrays = {"pair": np.concatenate(pairs), "count": np.concatenate(counts)}
     reader = Cooccurrences(arrays, corpus=corpus, window=window)
     return Source(
         corpus.name,
@@ -98,7 +93,7 @@ def count_runs(corpus: Corpus, window: int, directory: Path, held: int = _HELD) 
         directory: where runs are written.
         held: different pairs to hold in memory.
     """
-    size, runs, parts, held_now = len(corpus.vocabulary), [], list[Run](), 0
+    size, runs, parts, held_now = len(corpus.vocabulary), list[Run](), list[Run](), 0
     for begin, end in zip(corpus.bounds, corpus.bounds[1:], strict=False):
         found = _count(corpus.tokens[begin:end], window, size)
         parts.append(found)
@@ -163,7 +158,3 @@ def _written(run: Run, path: Path) -> Run:
         values.tofile(file)
         mapped.append(np.memmap(file, values.dtype, "r"))
     return Run(*mapped)
-
-
-def _joined(parts: Sequence[np.ndarray]) -> Int32[np.ndarray, " pairs"] | Float32[np.ndarray, " pairs"]:
-    return np.concatenate(parts)

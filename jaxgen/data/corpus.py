@@ -241,7 +241,7 @@ def _lines_of_file(file: Path, encoding: str) -> Iterator[str]:
 
 def _opened(file: Path, encoding: str) -> io.TextIOWrapper:
     if file.suffix == ".gz":
-        handle: io.TextIOWrapper = gzip.open(file, "rt", encoding=encoding)  # type: ignore[assignment] # noqa: SIM115
+        handle: io.TextIOWrapper = gzip.open(file, "rt", encoding=encoding)  # noqa: SIM115
         return handle
     return file.open(encoding=encoding)
 

@@ -71,11 +71,11 @@ class BiasedWordVectors(nn.Module):
     def __call__(self, words: Integer[AnyArray, "*batch"]) -> Float[Array, "*batch embedding_size"]:
         """Gives the vectors of words: both tables', added up."""
         width = self.embedding_size + 1
-        tables = [
+        own, other = (
             self.param(name, _within(0.5 / width), (self.vocabulary_size, width))
             for name in ("input", "output")
-        ]
-        return sum(table[words][..., :-1] for table in tables)
+        )
+        return (own[words] + other[words])[..., :-1]
 
 
 def _within(bound: float) -> nn.initializers.Initializer:

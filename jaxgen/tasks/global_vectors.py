@@ -22,7 +22,7 @@ from jaxgen.train.gradients import GradientMethod, RowAdaGrad, RowOptimizer, row
 class GlobalVectors:
     """GloVe (Pennington et al. 2014): least squares of w.c + biases - log X, weighted by min(1, X / x_max)^alpha.
 
-    A batch is `word` and `context` int32 [batch], and `count` float32 [batch], X. A loss is of the rows that a batch
+    A batch is `pair` int32 [batch, 2], a word and its context, and `count` float32 [batch], X. A loss is of the rows that a batch
     touches: give `fit` the task's `gradient` and `row_optimizer`.
 
     Attributes:
@@ -68,7 +68,8 @@ class GlobalVectors:
 
     def touched(self, batch: Batch) -> dict[str, Int32[Array, " touched"]]:
         """Names the rows of the tables that a batch touches."""
-        return {"input": jnp.asarray(batch["word"]), "output": jnp.asarray(batch["context"])}
+        words, contexts = jnp.asarray(batch["pair"]).T
+        return {"input": words, "output": contexts}
 
     @property
     def gradient(self) -> GradientMethod:

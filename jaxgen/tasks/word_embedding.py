@@ -176,11 +176,13 @@ class _Groups(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch) -> "_Groups":
-        names = ("words", "left", "right", "negatives")
-        blocks = (jnp.asarray(batch[name]) for name in names)
-        groups = [leaf.reshape(-1, leaf.shape[-1]).astype(jnp.int32) for leaf in blocks]
-        count = jnp.asarray(batch["words"]).shape[1]
-        return cls(*groups, jnp.repeat(jnp.asarray(batch["weight"], jnp.float32), count))
+        """Strings the groups of a batch's blocks together."""
+        blocks = (jnp.asarray(batch[name]) for name in ("words", "left", "right", "negatives"))
+        words, left, right, negatives = (
+            leaf.reshape(-1, leaf.shape[-1]).astype(jnp.int32) for leaf in blocks
+        )
+        weight = jnp.asarray(batch["weight"], jnp.float32)
+        return cls(words, left, right, negatives, jnp.repeat(weight, len(words) // len(weight)))
 
     @property
     def window(self) -> int:

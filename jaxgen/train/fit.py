@@ -144,7 +144,7 @@ def fit(
         mesh = make_mesh(_devices(devices, directory))
         for size in order.batch_sizes:
             check_batch_size(size, mesh.size * accumulate * getattr(optimizer, "slices", 1))
-        step = _make_step(task, optimizer, accumulate, ema_decay, gradient, mesh)
+        step = make_step(task, optimizer, mesh, accumulate, ema_decay, gradient)
         evaluate = Evaluator(task, splits, mesh, gradient=gradient, judge=judge)
         notes = []
         if directory is not None:
@@ -262,9 +262,15 @@ def _check_parts(task: Any, optimizer: Any) -> None:
         )
 
 
-def _make_step(
-    task: Any, optimizer: Any, accumulate: int, ema_decay: float | None, gradient: GradientMethod, mesh: Mesh
+def make_step(
+    task: Any,
+    optimizer: Any,
+    mesh: Mesh,
+    accumulate: int = 1,
+    ema_decay: float | None = None,
+    gradient: GradientMethod = dense,
 ) -> Step:
+    """Makes the step of a task on a mesh, of an optimiser, or of the players of a game."""
     if isinstance(optimizer, Players):
         return make_players_step(optimizer, accumulate=accumulate, ema_decay=ema_decay)
     make = functools.partial(

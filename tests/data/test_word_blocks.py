@@ -193,9 +193,9 @@ def test_blocks_hold_the_parts_of_their_words_as_far_as_there_is_room(distinct):
             assert held.tolist() == reader.parts.rows[slice(*bounds)].tolist()
             assert blocks["part_count"][block, place] == len(held)
     np.testing.assert_array_equal(blocks["left"], expected["left"])
-    # All words have 9 parts; of 40 places four words take 36.
-    narrow = reader.parts.of_blocks(own, 40)
+    # All words have 10 parts; of 43 places four words take 40.
+    narrow = reader.parts.of_blocks(own, 43)
     assert narrow[2].tolist() == [[True] * 4 + [False] * 4] * len(rows)
-    np.testing.assert_array_equal(narrow[0][:, :36], blocks["parts"][:, :36])
-    assert (narrow[1][:, 36:] == 8).all()
+    np.testing.assert_array_equal(narrow[0][:, :40], blocks["parts"][:, :40])
+    assert (narrow[1][:, 40:] == 8).all()
     assert (np.diff(narrow[1], axis=1) >= 0).all()

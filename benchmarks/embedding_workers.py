@@ -1,0 +1,103 @@
+"""The contenders of `benchmarks.embeddings`, each in a process of its own that trains when it is told to.
+
+python -m benchmarks.embedding_workers CONTENDER METHOD CORPUS
+
+CONTENDER is jaxgen or gensim, METHOD skipgram, cbow or fasttext. The process prints a line once it has read the corpus
+and compiled; then it reads numbers of words, in units of 100,000 of the text, trains on about as many, and prints the
+seconds that it would have taken for just as many.
+"""
+
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+WINDOW, NEGATIVES, MIN_COUNT, SUBSAMPLE, DIM = 5, 5, 5, 1e-3, 100
+UNIT = 100_000
+_CALLS = 50  # steps of one call
+
+Work = Callable[[int], float]
+
+
+def jaxgen(method: str, path: str) -> Work:
+    """The experiment's own task, blocks and step, through the feed that `fit` uses."""
+    from jaxgen.experiment import optimizer_config
+    from jaxgen.memory import keep_freed_memory
+    from jaxgen.parallel import split_host
+
+    keep_freed_memory()
+    split_host(2)
+    from experiments.word_vectors import EXPERIMENT, make_task
+    from jaxgen.data.orders import order_of
+    from jaxgen.data.pipeline import read_batch
+    from jaxgen.parallel import make_mesh, put_state
+    from jaxgen.train.feed import DrawnFeed
+    from jaxgen.train.fit import make_step
+    from jaxgen.train.state import TrainState
+    from jaxgen.word_config import load_words
+
+    given = {"data": path, "method": method, "dim": DIM, "window": WINDOW, "negatives": NEGATIVES}
+    config = EXPERIMENT.options(**given, min_count=MIN_COUNT, subsample=SUBSAMPLE).settled()
+    source = load_words(config, None)["train"]
+    order, mesh = order_of(source, config.batch_size, 0), make_mesh()
+    task = make_task(config, source)
+    optimizer = task.row_optimizer(optimizer_config(config, 10**6), config.batch_size * config.block_size)
+    state = TrainState.create(task, optimizer, jax.random.key(0), read_batch(source, order, 0))
+    state = put_state(state, mesh)
+    step = make_step(task, optimizer, mesh=mesh, gradient=task.gradient)
+    run = DrawnFeed(source, order, mesh, _CALLS).bind(step, state)
+    words, position = config.batch_size * source.reader.words_per_example, 0
+
+    def train(units: int) -> float:
+        nonlocal state, position
+        begun, first = time.perf_counter(), position
+        while (position - first) * words < units * UNIT:
+            state, _ = run(state, position, _CALLS)
+            position += _CALLS
+        jax.block_until_ready(state)
+        return (time.perf_counter() - begun) * units * UNIT / ((position - first) * words)
+
+    return train
+
+
+def gensim(method: str, path: str) -> Work:
+    """Two workers, which is as many as there are cores to begin with."""
+    from gensim.models import FastText, Word2Vec
+
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123
+        sentences = [line.split() for line in file]
+    options = {"vector_size": DIM, "window": WINDOW, "negative": NEGATIVES, "min_count": MIN_COUNT}
+    kind = FastText if method == "fasttext" else Word2Vec
+    workers = min(2, os.cpu_count() or 1)
+    model = kind(**options, sample=SUBSAMPLE, sg=int(method != "cbow"), workers=workers, seed=1)
+    model.build_vocab(sentences)
+    ends = np.cumsum([len(sentence) for sentence in sentences])
+    place = itertools.count()
+
+    def train(units: int) -> float:
+        size = units * UNIT
+        number = next(place) % max(1, ends[-1] // size)
+        first, last = np.searchsorted(ends, (number * size, (number + 1) * size))
+        part = sentences[first:last]
+        begun = time.perf_counter()
+        model.train(part, total_examples=len(part), epochs=1)
+        return (time.perf_counter() - begun) * size / sum(map(len, part))
+
+    return train
+
+
+def main(contender: str, method: str, path: str) -> None:
+    """Serves one contender."""
+    work = {"jaxgen": jaxgen, "gensim": gensim}[contender](method, path)
+    work(1)
+    print("nan", flush=True)
+    for line in sys.stdin:
+        print(work(int(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

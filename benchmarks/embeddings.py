@@ -1,0 +1,56 @@
+"""Word vectors beside gensim's, on this machine, in one run: how fast they are trained.
+
+python -m benchmarks.embeddings --data corpus_en.txt          # needs the bench extra
+
+Skip-gram, CBOW and FastText with 100 dimensions, a window of 5, 5 negatives, words that occur 5 times, subsampling at
+1e-3; gensim with 2 workers. Words are those of the text, before any are dropped, as gensim counts them. Contenders take
+turns, each in a process of its own; figures are medians over the rounds, ratios are medians of the ratios.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.contest import Worker, machine, standings, take_turns
+from benchmarks.embedding_workers import UNIT
+
+
+def compare(method: str, data: Path, rounds: int, units: int) -> Table:
+    """Trains both in turn, and sets their throughput side by side."""
+    workers = [
+        Worker.start("benchmarks.embedding_workers", name, method, str(data)) for name in ("jaxgen", "gensim")
+    ]
+    rates = units * UNIT / take_turns(workers, units, rounds)
+    table = Table(
+        "", "words/s", "jaxgen / this", title=f"{method}, {rounds} rounds of {units * UNIT:,} words"
+    )
+    for name, rate, ratio in standings(workers, rates):
+        table.add_row(name, f"{rate:,.0f}", f"{ratio:.2f}")
+    return table
+
+
+def main(
+    data: Path,
+    methods: tuple[str, ...] = ("skipgram", "cbow", "fasttext"),
+    rounds: int = 5,
+    units: int = 10,
+) -> None:
+    """Compares everything.
+
+    Args:
+        data: a corpus, a sentence a line.
+        methods: what to compare.
+        rounds: of each comparison.
+        units: hundred thousands of words that each trains on in a round.
+    """
+    console = Console()
+    console.print(machine("gensim"), highlight=False)
+    for method in methods:
+        console.print(compare(method, data, rounds, units))
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main)
