@@ -45,7 +45,7 @@ def jaxgen(method: str, path: str) -> Work:
     source = load_words(config, None)["train"]
     order, mesh = order_of(source, config.batch_size, 0), make_mesh()
     task = make_task(config, source)
-    optimizer = task.row_optimizer(optimizer_config(config, 10**6), config.batch_size * config.block_size)
+    optimizer = task.row_optimizer(optimizer_config(config, 10**6), config.batch_size * source.shape[0])
     state = TrainState.create(task, optimizer, jax.random.key(0), read_batch(source, order, 0))
     state = put_state(state, mesh)
     step = make_step(task, optimizer, mesh=mesh, gradient=task.gradient)

@@ -43,8 +43,8 @@ class WordConfig(TrainConfig):
     """For fasttext: characters of a word's n-grams, the least and the most, with < and > around the word."""
     buckets: int = 2_000_000
     """For fasttext: vectors that the n-grams are hashed into."""
-    block_size: int = 512
-    """Words of a block."""
+    block_size: int | None = None
+    """Words of a block. By default 256; 128 for fasttext, whose words share their n-grams."""
     epochs: int = 5
     """Length of the run, in passes over the corpus."""
     batch_size: int = 2
@@ -62,22 +62,29 @@ class WordConfig(TrainConfig):
 
     def settled(self) -> "WordConfig":
         """Gives the options with what the method has instead of the usual."""
+        block_size = self.block_size or (128 if self.method == "fasttext" else 256)
         if self.method != "glove":
-            return replace(self, learning_rate=self.learning_rate or 0.025)
+            return replace(self, block_size=block_size, learning_rate=self.learning_rate or 0.025)
         return replace(
             self,
+            block_size=block_size,
             learning_rate=self.learning_rate or 0.05,
             optimizer="adagrad",
             schedule="constant",
-            batch_size=self.batch_size * self.block_size,
+            batch_size=self.batch_size * block_size,
         )
 
     def block_format(self) -> BlockFormat:
         """Cuts a corpus into blocks."""
+        assert self.block_size is not None  # settled
         ngrams = None
         if self.method == "fasttext":
             ngrams = NgramFormat(*self.ngrams, self.buckets)
-        return BlockFormat(self.window, self.subsample, self.block_size, ngrams=ngrams)
+        # A word of skip-gram has some six pairs with five negatives each, one of cbow a single one.
+        drawn = 16 if self.method == "cbow" else 32
+        return BlockFormat(
+            self.window, self.subsample, self.block_size, negatives_per_group=drawn, ngrams=ngrams
+        )
 
 
 def load_words(config: WordConfig, data_dir: Path | None) -> dict[str, Source]:

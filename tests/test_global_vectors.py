@@ -129,7 +129,9 @@ def test_the_experiment_makes_a_run(tmp_path):
     run(experiment, experiment.options(**options, method="glove", block_size=8, batch_size=2))
     saved = SavedRun(tmp_path / "run")
     assert saved.task == GlobalVectors(BiasedWordVectors(16, 5))
-    assert np.isfinite(saved.task.vectors(saved.state.params)).all()
+    found = saved.task.keyed_vectors(saved.state.params, saved)
+    assert found["a0"].shape == (5,)
+    assert found.most_similar("a0", topn=3)[0][0] in found
 
 
 def test_what_cannot_be_is_refused(source):

@@ -17,6 +17,7 @@ from jaxgen.data.pipeline import read_batch
 from jaxgen.data.sources import from_arrays
 from jaxgen.data.word_blocks import BlockFormat, word_source
 from jaxgen.data.word_parts import NgramFormat
+from jaxgen.embeddings.ngrams import fnv1a, ngrams
 from jaxgen.errors import UsageError
 from jaxgen.models import WordVectors
 from jaxgen.optim import OptimizerConfig, Schedule
@@ -223,9 +224,26 @@ def test_the_experiment_makes_a_run(tmp_path):
     assert result["steps"] == 6
     saved = SavedRun(tmp_path / "run")
     assert saved.task == WordEmbedding(WordVectors(8, 5), "cbow", 5)
-    assert saved.task.vectors(saved.state.params).shape == (8, 5)
+    found = saved.task.keyed_vectors(saved.state.params, saved)
+    assert len(found) == 8
+    np.testing.assert_array_equal(found["a"], saved.state.params["input"][found.key_to_index["a"]])
     with pytest.raises(UsageError, match="pairs of words"):
         saved.evaluate()
+
+
+def test_words_that_were_not_seen_have_vectors_of_their_n_grams(tmp_path):
+    text = "cat cats catty\ndog dogs doggy\n" * 40
+    (tmp_path / "corpus.txt").write_text(text)
+    options = {"data": str(tmp_path / "corpus.txt"), "workdir": tmp_path / "run", "steps": 2, "dim": 5}
+    options |= {"method": "fasttext", "buckets": 40, "ngrams": (2, 3), "subsample": 0.0}
+    run(word_vectors.EXPERIMENT, word_vectors.EXPERIMENT.options(**options, block_size=32))
+    saved = SavedRun(tmp_path / "run")
+    found = saved.task.keyed_vectors(saved.state.params, saved)
+    table = np.asarray(saved.state.params["input"])
+    buckets = [6 + fnv1a(gram) % 40 for gram in ngrams("cattle", 2, 3)]
+    np.testing.assert_allclose(found["cattle"], table[buckets].mean(axis=0), rtol=1e-5, atol=1e-7)
+    parts = [found.key_to_index["cats"], *(6 + fnv1a(gram) % 40 for gram in ngrams("cats", 2, 3))]
+    np.testing.assert_allclose(found["cats"], table[parts].mean(axis=0), rtol=1e-5, atol=1e-7)
 
 
 def test_what_cannot_be_is_refused(source):

@@ -44,7 +44,7 @@ class BlockFormat:
 
     window: int = 5
     subsample: float = 1e-3
-    block_size: int = 512
+    block_size: int = 256
     group_size: int = 32
     negatives_per_group: int = 32
     ngrams: NgramFormat | None = None

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64
 
 from jaxgen.data.corpus import Vocabulary
+from jaxgen.embeddings.ngrams import ngram_buckets
 from jaxgen.errors import UsageError
 
 # A block has room for so many times the mean of its words' parts.
@@ -57,8 +58,6 @@ class WordParts:
     @classmethod
     def of(cls, vocabulary: Vocabulary, given: NgramFormat) -> "WordParts":
         """Hashes the n-grams of all words."""
-        from jaxgen.embeddings.ngrams import ngram_buckets
-
         words = np.arange(len(vocabulary), dtype=np.int32)
         found, begins = ngram_buckets(vocabulary.words, given.shortest, given.longest, given.buckets)
         return cls(np.insert(found + len(words), begins[:-1], words), begins + np.arange(len(begins)))

@@ -5,10 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32, Key
 
 from jaxgen.data.cooccurrence import Cooccurrences
+from jaxgen.data.corpus import read_vocabulary
+from jaxgen.embeddings.keyed_vectors import KeyedVectors
 from jaxgen.errors import UsageError
 from jaxgen.metrics import Mean
 from jaxgen.models.word_vectors import BiasedWordVectors
@@ -22,8 +25,8 @@ from jaxgen.train.gradients import GradientMethod, RowAdaGrad, RowOptimizer, row
 class GlobalVectors:
     """GloVe (Pennington et al. 2014): least squares of w.c + biases - log X, weighted by min(1, X / x_max)^alpha.
 
-    A batch is `pair` int32 [batch, 2], a word and its context, and `count` float32 [batch], X. A loss is of the rows that a batch
-    touches: give `fit` the task's `gradient` and `row_optimizer`.
+    A batch is `pair` int32 [batch, 2], a word and its context, and `count` float32 [batch], X. A loss is of the rows
+    that a batch touches: give `fit` the task's `gradient` and `row_optimizer`.
 
     Attributes:
         model: the tables.
@@ -110,3 +113,8 @@ class GlobalVectors:
         """Gives the words' vectors, in the order of the vocabulary: both tables', added up."""
         both: Array = params["input"] + params["output"]
         return both[:, :-1]
+
+    def keyed_vectors(self, params: Params, run: Any) -> KeyedVectors:
+        """Gives the vectors of a `SavedRun` by word."""
+        vocabulary = read_vocabulary(run.directory.vocabulary_path)
+        return KeyedVectors(vocabulary.words, np.asarray(self.vectors(params)), vocabulary.counts)

@@ -5,11 +5,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int32, Key
 
 from jaxgen import losses
+from jaxgen.data.corpus import read_vocabulary
 from jaxgen.data.word_blocks import WordBlocks
+from jaxgen.embeddings.keyed_vectors import KeyedVectors
+from jaxgen.embeddings.ngrams import Ngrams
 from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import Mean
 from jaxgen.models.word_vectors import WordVectors, context_mask, mean_of_context, mean_of_parts
@@ -132,12 +136,17 @@ class WordEmbedding:
             rows = inputs.reshape(*owner.shape, -1)
             inputs = mean_of_parts(rows, owner, jnp.asarray(batch["part_count"]))
         inputs, outputs = inputs.reshape(shape), params["output"].reshape(shape)
-        attract, pairs = near, count
         if self.method == "cbow":
             inputs = mean_of_context(inputs, near, count)
-            pairs = (count > 0).astype(jnp.float32)
-            attract = pairs[..., None] * jnp.eye(count.shape[1])
-        total = losses.negative_sampling(inputs, outputs, *self._weights(attract, pairs, blocks))
+            pairs = (count > 0) * blocks.weight[:, None]
+            # A word is paired with one other: no product of matrices.
+            scores = (inputs * outputs[:, : count.shape[1]]).sum(axis=2)
+            total = (pairs * jax.nn.softplus(-scores)).sum()
+            outputs, attract = outputs[:, count.shape[1] :], jnp.zeros((*count.shape, 0))
+        else:
+            total, pairs = jnp.float32(0), count * blocks.weight[:, None]
+            attract = near * blocks.weight[:, None, None]
+        total += losses.negative_sampling(inputs, outputs, *self._with_negatives(attract, pairs, blocks))
         return {"negative_sampling": Mean(total, jnp.float32(count.size))}, Outputs({}, model_state, carry)
 
     def vectors(self, params: Params) -> Float[Array, "words width"]:
@@ -145,12 +154,20 @@ class WordEmbedding:
         table: Array = params["input"]
         return table[: self.model.vocabulary_size]
 
-    def _weights(self, attract: Array, pairs: Array, blocks: "_Groups") -> tuple[Array, Array]:
-        """Adds the negatives to the words that are paired: a negative of each has its share of the pairs'."""
+    def keyed_vectors(self, params: Params, run: Any) -> KeyedVectors:
+        """Gives the vectors of a `SavedRun` by word; of FastText also of words that it hasn't seen."""
+        vocabulary = read_vocabulary(run.directory.vocabulary_path)
+        if self.method != "fasttext":
+            return KeyedVectors(vocabulary.words, np.asarray(self.vectors(params)), vocabulary.counts)
+        told = run.config["data"]["words"]["ngrams"]
+        words, buckets = np.split(np.asarray(params["input"]), [self.model.vocabulary_size])
+        ngrams = Ngrams(words, buckets, told["shortest"], told["longest"])
+        return KeyedVectors.of_ngrams(vocabulary.words, ngrams, vocabulary.counts)
+
+    def _with_negatives(self, attract: Array, pairs: Array, blocks: "_Groups") -> tuple[Array, Array]:
+        """Adds the negatives to the words that are paired: each of a group has its share of the pairs'."""
         drawn = blocks.negatives.shape[1]
         share = jnp.broadcast_to(pairs[..., None] * (self.negatives / drawn), (*pairs.shape, drawn))
-        attract = attract * blocks.weight[:, None, None]
-        share = share * blocks.weight[:, None, None]
         return (
             jnp.concatenate([attract, jnp.zeros_like(share)], axis=2),
             jnp.concatenate([jnp.zeros_like(attract), share], axis=2),
