@@ -23,8 +23,9 @@ class WordConfig(TrainConfig):
     data: str = "pydocs"
     """The corpus: pydocs, docstring_text or pycode (no network), a tfds set of text, or the path of a file or directory
     of files, also with .gz, with a sentence a line and spaces between words."""
-    prose: bool | None = None
-    """Find words and sentences in running text: lower case, no punctuation. By default for what is no path."""
+    sentences: Literal["auto", "lines", "prose"] = "auto"
+    """What sentences are: lines, with words between spaces; or what is found in prose, put into lower case and without
+    punctuation. By default lines of files, prose of sets."""
     encoding: str = "utf-8"
     """The encoding of files."""
     dim: int = 100
@@ -101,7 +102,7 @@ def load_words(config: WordConfig, data_dir: Path | None) -> dict[str, Source]:
     corpus = read_corpus(
         config.data,
         min_count=config.min_count,
-        prose=config.prose,
+        prose=None if config.sentences == "auto" else config.sentences == "prose",
         data_dir=data_dir,
         encoding=config.encoding,
     )

@@ -118,13 +118,10 @@ class ResidentFeed(Feed):
 
         def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
             indices, weights = self.order.stacked(position, self.steps_per_call)
-            rows = {"indices": self._put(indices), "weights": self._put(weights)}
+            rows = {"indices": _put(indices, self._rows), "weights": _put(weights, self._rows)}
             return compiled(state, self._arrays, rows, np.int32(count), self.order.bucket(position))
 
         return run
-
-    def _put(self, rows: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(rows.shape, self._rows, lambda index: rows[index])
 
     def state(self) -> Any:
         """Has no state: the order is a function of the step."""
@@ -196,7 +193,8 @@ class DrawnFeed(Feed):
         def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
             batches = self._read_at(position)
             self._ahead = (position + count, self._thread.submit(self._read, position + count))
-            return compiled(state, jax.device_put(batches, self._rows), np.int32(count))
+            placed = {name: _put(leaf, self._rows) for name, leaf in batches.items()}
+            return compiled(state, placed, np.int32(count))
 
         return run
 
@@ -235,6 +233,11 @@ class DrawnFeed(Feed):
     def close(self) -> None:
         """Stops the thread."""
         self._thread.shutdown(cancel_futures=True)
+
+
+def _put(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Puts what every process has in full where each device needs its part."""
+    return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
 def _compile(
