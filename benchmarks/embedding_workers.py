@@ -27,10 +27,8 @@ def jaxgen(method: str, path: str) -> Work:
     """The experiment's own task, blocks and step, through the feed that `fit` uses."""
     from jaxgen.experiment import optimizer_config
     from jaxgen.memory import keep_freed_memory
-    from jaxgen.parallel import split_host
 
     keep_freed_memory()
-    split_host(2)
     from experiments.word_vectors import EXPERIMENT, make_task
     from jaxgen.data.orders import order_of
     from jaxgen.data.pipeline import read_batch

@@ -1,6 +1,6 @@
 """Word vectors: Word2Vec, as skip-gram or CBOW with negative sampling, GloVe, and FastText. No network.
 
-python -m experiments.word_vectors                                    # on Python's language reference
+python -m experiments.word_vectors                                    # on Python's language reference, 60 epochs
 python -m experiments.word_vectors --data CORPUS.txt --epochs 5       # on a file of your own, a sentence a line
 python -m experiments.word_vectors --data CORPUS.txt --method cbow --dim 300 --workdir vectors/
 python -m experiments.word_vectors --data CORPUS.txt --method fasttext --ngrams 3 5
@@ -30,10 +30,11 @@ EXPERIMENT = Experiment(
     task=make_task,
     summary="Word2Vec, GloVe, FastText",
     data="Python's language reference (no network)",
-    time="",
-    reference="",
-    smoke={"dim": 16, "block_size": 64, "epochs": 1},
-    split_host=True,
+    time="11 s on 2 CPU cores, beside other work",
+    reference="ten million words of English, one epoch: WordSim-353 0.365 (gensim: 0.348)",
+    smoke={"dim": 16, "block_size": 32, "batch_size": 8, "epochs": 1},
+    # It is small: more passes, and words that come again in larger blocks.
+    recipes={"pydocs": {"epochs": 60, "block_size": 64}},
 )
 
 if __name__ == "__main__":

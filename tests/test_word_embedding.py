@@ -130,7 +130,7 @@ def test_loss_and_rows_equal_a_slow_loop(method, sources):
 def test_rows_equal_the_dense_gradient(method, sources):
     source = sources[method]
     task, batch, params = make(method, source), batch_of(source), tables(source)
-    schedule = Schedule("linear", learning_rate=0.1, horizon=4)
+    schedule = Schedule("linear", learning_rate=0.01, horizon=4)
     words = 2 * GIVEN.block_size
     by_row = task.row_optimizer(OptimizerConfig("sgd", schedule), words)
 
@@ -158,14 +158,15 @@ def test_padding_has_no_part_in_the_loss(source):
     task, batch = make("skipgram", source), batch_of(source)
     params = {name: jnp.asarray(table, jnp.float32) for name, table in tables(source).items()}
 
+    @jax.jit
     def total(batch):
         gathered = {name: params[name][rows] for name, rows in task.touched(batch).items()}
-        return float(task.loss(gathered, {}, (), batch, context())[0]["negative_sampling"].total)
+        return task.loss(gathered, {}, (), batch, context())[0]["negative_sampling"].total
 
     alone = {name: values[:1] for name, values in batch.items()}
     padded = {**batch, "weight": np.array([1, 0], np.float32)}
-    assert total(padded) == pytest.approx(total(alone))
-    assert total(batch) > 1.5 * total(alone)
+    assert float(total(padded)) == pytest.approx(float(total(alone)))
+    assert float(total(batch)) > 1.5 * float(total(alone))
 
 
 def train(source, method, rate=0.05, **options):
@@ -232,11 +233,11 @@ def test_the_experiment_makes_a_run(tmp_path):
 
 
 def test_words_that_were_not_seen_have_vectors_of_their_n_grams(tmp_path):
-    text = "cat cats catty\ndog dogs doggy\n" * 40
+    text = "cat cats catty\ndog dogs doggy\n" * 80
     (tmp_path / "corpus.txt").write_text(text)
     options = {"data": str(tmp_path / "corpus.txt"), "workdir": tmp_path / "run", "steps": 2, "dim": 5}
     options |= {"method": "fasttext", "buckets": 40, "ngrams": (2, 3), "subsample": 0.0}
-    run(word_vectors.EXPERIMENT, word_vectors.EXPERIMENT.options(**options, block_size=32))
+    run(word_vectors.EXPERIMENT, word_vectors.EXPERIMENT.options(**options, block_size=32, batch_size=8))
     saved = SavedRun(tmp_path / "run")
     found = saved.task.keyed_vectors(saved.state.params, saved)
     table = np.asarray(saved.state.params["input"])

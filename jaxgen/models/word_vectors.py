@@ -120,7 +120,8 @@ def _mean_forwards(vectors: Array, context: Array, count: Array) -> tuple[Array,
 
 
 def _mean_backwards(context: Array, gradient: Array) -> tuple[Array, None, None]:
-    return jnp.einsum("gio,gid->god", context, gradient), None, None
+    turned = jax.lax.optimization_barrier(jnp.swapaxes(context, 1, 2))  # as in `losses.negative_sampling`
+    return jnp.einsum("goi,gid->god", turned, gradient), None, None
 
 
 mean_of_context.defvjp(_mean_forwards, _mean_backwards)
