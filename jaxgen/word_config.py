@@ -45,7 +45,7 @@ class WordConfig(TrainConfig):
     buckets: int = 2_000_000
     """For fasttext: vectors that the n-grams are hashed into."""
     block_size: int | None = None
-    """Words of a block. By default 256; 128 for fasttext, whose words share their n-grams."""
+    """Words of a block. By default 256; 512 for cbow, and 128 for fasttext, whose words share their n-grams."""
     epochs: int = 5
     """Length of the run, in passes over the corpus."""
     batch_size: int = 2
@@ -63,7 +63,7 @@ class WordConfig(TrainConfig):
 
     def settled(self) -> "WordConfig":
         """Gives the options with what the method has instead of the usual."""
-        block_size = self.block_size or (128 if self.method == "fasttext" else 256)
+        block_size = self.block_size or {"cbow": 512, "fasttext": 128}.get(self.method, 256)
         if self.method != "glove":
             return replace(self, block_size=block_size, learning_rate=self.learning_rate or 0.025)
         return replace(
