@@ -45,8 +45,8 @@ class Checkpoints:
     Args:
         directory: where they lie, `RUN/checkpoints`; made if it isn't there.
         keep: how many of the last ones are kept.
-        monitor: what tells the best one, which is kept too; the earliest of equals wins, NaN never does. None keeps no
-            best.
+        monitor: what tells the best one, see `Monitor.cost`, which is kept too; the earliest of equals wins, NaN never
+            does. None keeps no best.
         read_only: for evaluation; nothing is made or written, and the directory may be another run's that is
             still training.
 
@@ -185,7 +185,7 @@ class Checkpoints:
         for step in self.steps():
             meta = self._readable_meta(step)
             cost = self._monitor.cost({self._monitor.name: math.nan, **(meta or {}).get("metrics", {})})
-            if not math.isnan(cost):
+            if not math.isnan(cost[0]):
                 costs.append((cost, step))
         return min(costs)[1] if costs else None
 

@@ -73,6 +73,7 @@ class Tally:
         measured_steps: steps whose time was measured, without compilation, evaluations and checkpoints.
         measured_seconds: the time that these took.
         best: the lowest cost so far, of what is monitored.
+        tie: what decides between states of this cost: the lowest so far.
         evaluations_since_best: evaluations that brought no better one.
         converged: whether patience has ended the run.
     """
@@ -81,16 +82,26 @@ class Tally:
     measured_steps: int = 0
     measured_seconds: float = 0.0
     best: float | None = None
+    tie: float | None = None
     evaluations_since_best: int = 0
     converged: bool = False
 
-    def note(self, value: float, patience: int | None) -> None:
-        """Takes a cost into account, see `Monitor.cost`."""
+    def note(self, cost: tuple[float, float], patience: int | None) -> bool:
+        """Takes a cost into account, see `Monitor.cost`; gives whether it is the lowest so far.
+
+        Patience waits for the figure itself: what only decides between equals doesn't prolong a run.
+        """
+        value, tie = cost
         if not math.isnan(value) and (self.best is None or value < self.best):
-            self.best, self.evaluations_since_best = value, 0
+            self.best, self.tie, self.evaluations_since_best = value, tie, 0
+            lowest = True
         else:
             self.evaluations_since_best += 1
+            # None in a checkpoint that was made before ties were decided.
+            lowest = value == self.best and (self.tie is None or tie < self.tie)
+            self.tie = tie if lowest else self.tie
         self.converged = patience is not None and self.evaluations_since_best >= patience
+        return lowest
 
 
 class Loop:
@@ -172,10 +183,10 @@ class Loop:
         if evaluation_due or checkpoint_due or self.position == report_at:
             self._close_window()
         figures: dict[str, float] = {}
+        is_best = False
         if evaluation_due and settings.splits:
             self._look_up()
-            figures = self._evaluate_now()
-        is_best = bool(figures) and settings.monitor is not None and self.tally.evaluations_since_best == 0
+            figures, is_best = self._evaluate_now()
         rested = time.perf_counter() - self._saved_time >= settings.checkpoint_seconds
         at_end = self.position == settings.steps or self.tally.converged
         if is_best or at_end or (checkpoint_due and rested):
@@ -227,14 +238,15 @@ class Loop:
             self._saved_at, self._saved_time = self.position, time.perf_counter()
         self._mark = None if self._mark is None else (time.perf_counter(), self.position)
 
-    def _evaluate_now(self) -> dict[str, float]:
-        figures = self._evaluate(self.state, self.settings.splits)
+    def _evaluate_now(self) -> tuple[dict[str, float], bool]:
+        """Gives the figures of the state, and whether it is the best so far."""
+        figures, is_best = self._evaluate(self.state, self.settings.splits), False
         if self.settings.monitor is not None:
-            self.tally.note(self.settings.monitor.cost(figures), self.settings.patience)
+            is_best = self.tally.note(self.settings.monitor.cost(figures), self.settings.patience)
         for hook in self._hooks:
             hook.on_evaluation(self.position, figures, self.state)
         self._mark = None if self._mark is None else (time.perf_counter(), self.position)
-        return figures
+        return figures, is_best
 
     def _raise_if_diverged(self, total: Mapping[str, Any]) -> None:
         bad = [b for name in total if name.endswith("loss") if (b := _first_bad(total[name])) is not None]

@@ -1,5 +1,6 @@
 """What decides which state of a run is the best: its validation loss, or a figure of what the state can do."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,9 @@ class Judge:
 
 @dataclass(frozen=True)
 class Monitor:
-    """The figure that decides which state is the best.
+    """The figure that decides which state is the best; of states that are equal in a score it is the validation loss.
+
+    A score such as a share of exact texts is often 0 for long, or 1 to the end, while the loss still falls.
 
     Attributes:
         name: of the figure, `SPLIT/NAME`.
@@ -44,6 +47,9 @@ class Monitor:
         """Names the figure to a person."""
         return self.name.replace("/", " ")
 
-    def cost(self, figures: Mapping[str, float]) -> float:
-        """Gives what is lowest for the best state."""
-        return -figures[self.name] if self.highest else figures[self.name]
+    def cost(self, figures: Mapping[str, float]) -> tuple[float, float]:
+        """Gives what is lowest for the best state: the figure's cost, and what decides between equals, never NaN."""
+        if not self.highest:
+            return figures[self.name], 0.0
+        loss = figures.get("validation/loss", math.nan)
+        return -figures[self.name], math.inf if math.isnan(loss) else loss

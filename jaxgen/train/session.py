@@ -53,7 +53,7 @@ class _BestInMemory(Hook):
     """Keeps a copy of the best state where no checkpoint does."""
 
     def __init__(self, monitor: Monitor) -> None:
-        self._monitor, self._best = monitor, float("inf")
+        self._monitor, self._best = monitor, (float("inf"), -float("inf"))
         self.kept: tuple[int, TrainState] | None = None
 
     def on_evaluation(self, step: int, figures: dict[str, float], state: TrainState) -> None:

@@ -150,7 +150,7 @@ def test_loser_of_the_race_for_a_directory_takes_nothing_away(tmp_path):
 def test_nan_is_never_the_best():
     tally = Tally()
     for value in (float("nan"), 0.5, float("nan"), 0.4):
-        tally.note(value, patience=3)
+        tally.note((value, 0.0), patience=3)
     assert (tally.best, tally.evaluations_since_best, tally.converged) == (0.4, 0, False)
 
 
