@@ -68,12 +68,24 @@ def write_fields(
     Raises:
         UsageError: names the model's field and its value, where the family has none such.
     """
-    for own, value in ours.items():
-        if getattr(model, own) != value:
-            raise UsageError(
-                f"the model has {own} {getattr(model, own)!r}, but {name} is written with {value!r} alone"
-            )
+    others = [own for own, value in ours.items() if getattr(model, own) != value]
+    if others:
+        first, options = others[0], " and ".join(_option(own, ours[own]) for own in others)
+        raise UsageError(
+            f"the model has {first} {getattr(model, first)!r}, but {name} is written with {ours[first]!r} alone: that "
+            f"takes a new run, with {options}"
+        )
     return {**fixed, **{each.theirs: _written(getattr(model, each.ours), each, name) for each in fields}}
+
+
+def _option(name: str, value: Any) -> str:
+    """Names an option of the experiments, and the value that it is to have."""
+    option = name.replace("_", "-")
+    if value is None:
+        return f"no --{option}"
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"--{option} {value}"
 
 
 def _read(value: Any, of: Field) -> Any:

@@ -265,9 +265,13 @@ SMALL = {"vocabulary_size": 23, "num_layers": 1, "num_heads": 2, "embedding_size
     [
         (
             GPT(**SMALL, positions="rotary"),
-            "the model has positions 'rotary', but GPT-2 is written with 'learned'",
+            "the model has positions 'rotary', but GPT-2 is written with 'learned' alone",
         ),
         (GPT(**SMALL, num_kv_heads=1), "the model has num_kv_heads 1, but GPT-2 is written with None alone"),
+        (
+            GPT(**SMALL, num_kv_heads=1, use_bias=False, norm="rms"),
+            "a new run, with --norm layer and --use-bias and no --num-kv-heads",
+        ),
         (
             GPT(**SMALL, activation="swiglu"),
             "has activation 'swiglu', but GPT-2 is written with gelu, gelu_erf, relu",
