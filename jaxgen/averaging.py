@@ -45,6 +45,10 @@ def average_checkpoints(run: Path, last: int = 5, output: Path | None = None) ->
     """
     directory, beside = RunDirectory(run), run.resolve()
     config = directory.config()
+    if output is None:
+        output = beside.with_name(f"{beside.name}-average")
+        if output.exists():
+            raise UsageError(f"{shown(output)} is there already; name a new directory by --output")
     fine_tuning = config.get("fine_tuning") or {}
     low_rank = rebuild(fine_tuning.get("low_rank"))
     if low_rank is not None:
@@ -53,7 +57,6 @@ def average_checkpoints(run: Path, last: int = 5, output: Path | None = None) ->
         steps = _last_steps(checkpoints, run, last)
         mean = mean_of(_evaluated(checkpoints, step, low_rank) for step in steps)
     told = {"run": str(beside), "steps": steps}
-    output = beside.with_name(f"{beside.name}-average") if output is None else output
     with new_directory(output) as made:
         written = RunDirectory(made)
         for path in (directory.tokenizer_path, directory.target_tokenizer_path):

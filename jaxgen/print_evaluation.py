@@ -8,7 +8,7 @@ from jaxgen.data.sources import Source
 from jaxgen.parallel import split_host
 from jaxgen.saved_run import SavedRun
 from jaxgen.text_scores import signatures
-from jaxgen.text_to_text import BATCH_SIZE, of_pairs, score_split
+from jaxgen.text_to_text import BATCH_SIZE, check_options, of_pairs, score_split
 from jaxgen.train.hooks import format_figures, say
 from jaxgen.writing import reads
 
@@ -36,6 +36,7 @@ def print_evaluation(
     Raises:
         JaxgenError: as `SavedRun.sources` and `SavedRun.other_text` do, and where a file can't be written.
     """
+    check_options(num_beams)
     if reads(run.task):
         split_host(BATCH_SIZE)
     if data is None:

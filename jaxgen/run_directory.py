@@ -52,6 +52,11 @@ class RunDirectory:
         Raises:
             JaxgenError: where there is none, it can't be read, or a newer jaxgen wrote it.
         """
+        if self.path.is_file():
+            raise UsageError(
+                f"{self.path} is no run directory but a file; one of word vectors is evaluated by --pairs or "
+                "--analogies, and drawn by --words"
+            )
         if not self.config_path.is_file():
             raise UsageError(f"{self.path} is no run directory: it has no config.json")
         config = read_json(self.config_path)

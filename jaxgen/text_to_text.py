@@ -29,6 +29,13 @@ BATCH_SIZE = 32
 _SHOWN_LENGTH = 200
 
 
+def check_options(beam: int, num_samples: int = 1) -> None:
+    """Refuses numbers that are too low, by the names that the commands have for them."""
+    for option, number in (("--beam", beam), ("--num-samples", num_samples)):
+        if number < 1:
+            raise UsageError(f"{option} is {number}; it must be at least 1")
+
+
 class Translation(NamedTuple):
     """A text that was written for another.
 

@@ -18,7 +18,7 @@ from jaxgen.files import check_csv, check_new, suggested, write_csv, write_text
 from jaxgen.parallel import split_host
 from jaxgen.saved_run import SavedRun
 from jaxgen.text_scores import SCORES, signatures
-from jaxgen.text_to_text import BATCH_SIZE, Translation, lay_out, one_line, write_texts
+from jaxgen.text_to_text import BATCH_SIZE, Translation, check_options, lay_out, one_line, write_texts
 from jaxgen.train.hooks import format_figures, say
 from jaxgen.writing import Writer, reads
 from jaxgen.written_pairs import HEADER
@@ -129,11 +129,13 @@ def print_translations(
         UsageError: for a run of another kind or direction, an output that can't be, and as `translate` does.
         JaxgenError: for a file that can't be read, and where the output can't be written.
     """
+    check_options(num_beams, num_samples)
     split_host(BATCH_SIZE)
     if not reads(run.task):
         kind = type(run.task).__name__
+        way_out = "; jaxgen sample goes on from texts" if getattr(run.task, "decoder", None) else ""
         raise UsageError(
-            f"{run.directory.path} is a run of {kind}: take one that reads a text and writes another"
+            f"{run.directory.path} is a run of {kind}: take one that reads a text and writes another{way_out}"
         )
     if direction is not None:
         _check_direction(run, direction)

@@ -131,6 +131,10 @@ def test_what_is_there_is_not_written_over(made, tmp_path):
     (tmp_path / "there").write_text("")
     with pytest.raises(UsageError, match="there is there already"):
         average_checkpoints(made, 2, tmp_path / "there")
+    run = make_run(tmp_path / "run", {7: {"params": {"w": np.float32(1)}}})
+    (tmp_path / "run-average").mkdir()
+    with pytest.raises(UsageError, match="run-average is there already; name a new directory by --output"):
+        average_checkpoints(run)
     with pytest.raises(UsageError, match="is no run directory"):
         average_checkpoints(tmp_path / "none")
 

@@ -65,6 +65,12 @@ def test_requests_that_cannot_be_met_are_one_line(arguments, message, capsys):
     assert message in told and told.count("\n") == 1
 
 
+def test_file_of_word_vectors_is_no_run(capsys):
+    assert run("evaluate", STORED / "word2vec.txt") == 2
+    told = capsys.readouterr().err
+    assert "but a file; one of word vectors is evaluated by --pairs or --analogies" in told
+
+
 def test_evaluation_of_a_file(capsys):
     files = ("--pairs", STORED / "pairs.tsv", "--analogies", STORED / "questions.txt")
     assert run("evaluate", STORED / "word2vec.txt", *files) == 0

@@ -145,6 +145,13 @@ def test_impossible_requests_are_one_line(arguments, message, finished, capsys):
     assert code == 2 and message in error and error.count("\n") == 1
 
 
+def test_language_model_does_not_translate(finished, capsys):
+    code, _, error = call(capsys, "translate", finished, "a")
+    assert (
+        code == 2 and "writes another; jaxgen sample goes on from texts" in error and error.count("\n") == 1
+    )
+
+
 def test_run_of_another_kind_does_not_write(data_dir, tmp_path, capsys):
     run(*options("diabetes_fnn", data_dir, tmp_path / "run", steps=2))
     code, _, error = call(capsys, "sample", tmp_path / "run")

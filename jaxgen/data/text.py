@@ -235,7 +235,7 @@ def reading(file: Path, encoding: str) -> Iterator[None]:
 
 def _beside(file: Path) -> Sequence[Path]:
     try:
-        return list(file.parent.iterdir())
+        return [other for other in file.parent.iterdir() if not other.name.startswith(".")]
     except OSError:
         return []
 
