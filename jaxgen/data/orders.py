@@ -43,7 +43,7 @@ class BatchOrder:
         if self.batch_size > self.num_examples:
             raise UsageError(
                 f"a batch of {self.batch_size} is larger than the training set of {self.num_examples}: "
-                "give a smaller batch size"
+                "give a smaller batch size, --batch-size"
             )
         _check_seed(self.seed)
 

@@ -285,7 +285,7 @@ class TestDivergence:
         ({"steps": None}, "as steps or as epochs"),
         ({"epochs": 3}, "as steps or as epochs"),
         ({"batch_size": 0}, "batch size must be at least 1"),
-        ({"batch_size": 65}, "larger than the training set of 64"),
+        ({"batch_size": 65}, "larger than the training set of 64: give a smaller batch size, --batch-size"),
         ({"batch_size": 12}, "8"),
         ({"patience": 2}, "needs a validation split"),
         ({"report_every": 0}, "report_every must be at least 1"),
