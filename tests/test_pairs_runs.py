@@ -51,8 +51,9 @@ def test_it_learns_and_what_it_writes_is_kept(finished):
 
 def test_the_state_with_most_exact_texts_is_taken(finished):
     saved = SavedRun(finished)
-    history = {r["step"]: r["validation/exact_accuracy"] for r in saved.history() if "validation/loss" in r}
-    assert int(saved.state.step) == max(history, key=history.get)
+    history = [record for record in saved.history() if "validation/loss" in record]
+    best = max(history, key=lambda record: (record["validation/exact_accuracy"], -record["validation/loss"]))
+    assert int(saved.state.step) == best["step"]
     assert (finished / "plots" / "cross_attention.png").exists()
 
 
