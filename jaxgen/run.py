@@ -248,8 +248,12 @@ class _Epilogue(Hook):
             )
         elif of_pairs(train):
             sizes = [f"{len(source):,} for {name}" for name, source in self._splits.items()]
-            shapes = f"; batches of {len(train.buckets.in_use)} shapes, {train.buckets.padding:.1%} padding"
-            _say(f"{shown(train.name)}: pairs {', '.join(sizes)}{shapes if train.buckets else ''}")
+            shapes = ""
+            if train.buckets:
+                count = len(train.buckets.in_use)
+                several = "" if count == 1 else "s"
+                shapes = f"; batches of {count} shape{several}, {train.buckets.padding:.1%} padding"
+            _say(f"{shown(train.name)}: pairs {', '.join(sizes)}{shapes}")
         elif train.text is not None:
             sizes = [f"{len(streams.tokens_of(s)):,} for {name}" for name, s in self._splits.items()]
             _say(f"{train.name}: tokens {', '.join(sizes)}; {train.num_classes:,} different ones")
