@@ -68,7 +68,7 @@ def compare_curves(runs: Mapping[str, Records]) -> Figure:
         for (split, name), (steps, values) in series.items():
             faint = {"linestyle": "--", "linewidth": 0.8, "alpha": 0.55} if split == "train" else {}
             _line(panels[names.index(name)], steps, values, colour=colour, marker=marker, **faint)
-        label = run if series else f"{run} (no figures yet)"
+        label = run if series else f"{run} (no curve)"
         key.append(_sample(label, colour=colour, marker=marker if number >= len(COLOURS) else ""))
     for axes, name in zip(panels, names, strict=True):
         _finish(axes, name)

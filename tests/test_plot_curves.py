@@ -128,7 +128,7 @@ class TestCompareCurves:
         figure = plots.compare_curves({"a": records(), "b": other, "new": []})
         assert [axes.get_title() for axes in figure.axes] == ["loss", "accuracy", "r2"]
         assert len(panel(figure, "r2").lines) == 1
-        assert legend(figure) == ["a", "b", "new (no figures yet)", "validation and test", "train"]
+        assert legend(figure) == ["a", "b", "new (no curve)", "validation and test", "train"]
 
     def test_twenty_runs_can_be_told_apart(self):
         runs = {str(i): [{"step": 1, "test/loss": float(i)}] for i in range(20)}
