@@ -95,12 +95,13 @@ class Comparison:
         return tables
 
     def drawn(self, name: str) -> "dict[str, Figure]":
-        """Draws the curves, and how well runs write by length: figures by file, `name` and `name`-by-length."""
+        """Draws the curves, and how well runs write by length: figures by file, `name` and perhaps `name`-by-length."""
         from jaxgen.quality_plots import quality_by_length
 
         figures = {name: self.figure()}
         for split, runs in list(self.written.items())[:1]:
-            figures[f"{name}-by-length"] = quality_by_length(runs, self.scored_by, split)
+            if by_length := quality_by_length(runs, self.scored_by, split):
+                figures[f"{name}-by-length"] = by_length
         return figures
 
     def figure(self) -> "Figure":

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from jaxgen.metrics import AnyArray
-from jaxgen.plot_style import COLOURS, GREY, INK, MARKERS, declutter, message, new_figure, styled
+from jaxgen.plot_style import COLOURS, GREY, INK, MARKERS, declutter, new_figure, styled
 from jaxgen.run_directory import RunDirectory
 from jaxgen.text_scores import CHOSEN_BY, SCORES
 from jaxgen.written_pairs import WrittenPairs, read_written, scored_by
@@ -67,8 +67,10 @@ def length_bins(
 
 
 @styled
-def quality_by_length(written: Mapping[str, WrittenPairs], scored_by: str, split: str) -> Figure:
+def quality_by_length(written: Mapping[str, WrittenPairs], scored_by: str, split: str) -> Figure | None:
     """Draws the score of what runs wrote against the length of what they read, and below how many texts it is of.
+
+    There is nothing to draw, and None, where texts are too few, or all of one length.
 
     The length is in words, or in characters where most texts are single words. The axis is logarithmic where most
     texts are far shorter than the longest ones.
@@ -83,7 +85,7 @@ def quality_by_length(written: Mapping[str, WrittenPairs], scored_by: str, split
     bins = length_bins(lengths)
     name = CHOSEN_BY[scored_by]
     if len(bins) < 2:
-        return message(f"{TITLES[name]} by length: too few texts, or all of one length")
+        return None
     centres = np.array([lengths[found.places].mean() for found in bins])
     figure = new_figure(6.0, 4.2)
     grid = figure.add_gridspec(2, 1, height_ratios=(3.2, 1))
@@ -115,7 +117,7 @@ def quality_by_length(written: Mapping[str, WrittenPairs], scored_by: str, split
 
 
 def quality_of_run(directory: RunDirectory) -> dict[str, Figure]:
-    """Draws `quality_by_length` of what a run wrote, of the test split where it can be; nothing where it wrote nothing.
+    """Draws `quality_by_length` of what a run wrote, of the test split where it can be; nothing of too few texts.
 
     Raises:
         JaxgenError: where the run, or what it wrote, can't be read.
@@ -125,7 +127,8 @@ def quality_of_run(directory: RunDirectory) -> dict[str, Figure]:
     if kind is None or not written:
         return {}
     split, pairs = next(iter(written.items()))
-    return {"quality_by_length": quality_by_length({directory.path.name: pairs}, kind, split)}
+    figure = quality_by_length({directory.path.name: pairs}, kind, split)
+    return {} if figure is None else {"quality_by_length": figure}
 
 
 def _lengths(texts: Sequence[str]) -> tuple[str, Int[np.ndarray, " texts"]]:
