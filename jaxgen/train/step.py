@@ -18,10 +18,10 @@ from jaxgen.metrics import Mean, Metric
 from jaxgen.train.context import Batch, Context, Loss, Objective, Outputs, Params, Term, add_metrics
 from jaxgen.train.gradients import (
     GradientMethod,
-    RowGradient,
     RowOptimizer,
     apply_gradients,
     dense,
+    gather_rows,
     is_row_gradient,
     keep_if,
 )
@@ -352,33 +352,11 @@ def _sum_gradients(gradients: Any, axis_name: AxisName) -> Any:
 
     leaves, structure = jax.tree.flatten(gradients, is_leaf=is_row_gradient)
     by_row = [place for place, leaf in enumerate(leaves) if is_row_gradient(leaf)]
-    gathered = _gather_rows([leaves[place] for place in by_row], axis_name)
+    gathered = gather_rows([leaves[place] for place in by_row], axis_name)
     summed = [None if is_row_gradient(leaf) else jax.lax.psum(leaf, axis_name) for leaf in leaves]
     for place, leaf in zip(by_row, gathered, strict=True):
         summed[place] = leaf
     return jax.tree.unflatten(structure, summed)
-
-
-def _gather_rows(gradients: list[RowGradient], axis_name: AxisName) -> list[RowGradient]:
-    """Strings the rows of all devices together, those of several tables at once: devices wait for each other less."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for place, gradient in enumerate(gradients):
-        by_shape.setdefault(gradient.rows.shape[1:], []).append(place)
-    gathered = list(gradients)
-    for places in by_shape.values():
-        together = RowGradient(
-            jnp.concatenate([gradients[place].indices for place in places]),
-            jnp.concatenate([gradients[place].rows for place in places]),
-        )
-        everywhere = jax.lax.all_gather(together, axis_name, axis=0)
-        begin = 0
-        for place in places:
-            end = begin + len(gradients[place].indices)
-            gathered[place] = jax.tree.map(
-                lambda leaf, own=slice(begin, end): leaf[:, own].reshape(-1, *leaf.shape[2:]), everywhere
-            )
-            begin = end
-    return gathered
 
 
 def split_batch(tree: Any, parts: int) -> Any:
