@@ -157,6 +157,12 @@ def check_vocabulary(source: Any, vocabulary_size: int) -> None:
         )
 
 
+def check_words(source: Any, vocabulary_size: int) -> None:
+    """Checks that a model has a vector for each of a source's words, and no more; raises UsageError where it hasn't."""
+    if source.num_classes != vocabulary_size:
+        raise UsageError(f"{source.name} has {source.num_classes} words, but the model {vocabulary_size}")
+
+
 def _taken(model: nn.Module, **options: Any) -> dict[str, Any]:
     """Picks the options that a module's call knows: one without dropout and batch norm needs none."""
     known = inspect.signature(type(model).__call__).parameters

@@ -16,7 +16,7 @@ from jaxgen.errors import UsageError
 from jaxgen.metrics import Mean
 from jaxgen.models.word_vectors import BiasedWordVectors
 from jaxgen.optim import OptimizerConfig
-from jaxgen.tasks.base import init_model
+from jaxgen.tasks.base import check_words, init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
 from jaxgen.train.gradients import GradientMethod, RowAdaGrad, RowOptimizer, rows
 
@@ -60,10 +60,7 @@ class GlobalVectors:
             raise UsageError(
                 f"{source.name} isn't made of counts: see jaxgen.data.cooccurrence.cooccurrence_source"
             )
-        if source.num_classes != self.model.vocabulary_size:
-            raise UsageError(
-                f"{source.name} has {source.num_classes} words, but the model {self.model.vocabulary_size}"
-            )
+        check_words(source, self.model.vocabulary_size)
 
     def initial_carry(self, batch_size: int) -> Any:
         """Has none."""

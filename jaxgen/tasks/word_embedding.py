@@ -18,7 +18,7 @@ from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import Mean
 from jaxgen.models.word_vectors import WordVectors, context_mask, mean_of_context, mean_of_parts
 from jaxgen.optim import OptimizerConfig
-from jaxgen.tasks.base import init_model
+from jaxgen.tasks.base import check_words, init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params
 from jaxgen.train.gradients import GradientMethod, RowOptimizer, RowSGD, rows
 
@@ -70,10 +70,7 @@ class WordEmbedding:
             raise UsageError(
                 f"{source.name} isn't made of blocks of words: see jaxgen.data.word_blocks.word_source"
             )
-        if source.num_classes != self.model.vocabulary_size:
-            raise UsageError(
-                f"{source.name} has {source.num_classes} words, but the model {self.model.vocabulary_size}"
-            )
+        check_words(source, self.model.vocabulary_size)
         ngrams = source.reader.given.ngrams
         buckets = 0 if ngrams is None else ngrams.buckets
         if buckets != self.model.buckets:
