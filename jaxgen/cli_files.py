@@ -29,11 +29,9 @@ def export(
 ) -> None:
     """Write a run's model and tokenizer in the files that others open, such as transformers by from_pretrained.
 
-    Word vectors, of a run or a file, become one file.
-
     Args:
         run: the run directory; for word vectors also a file of them.
-        directory: a new directory for the files; for word vectors a new file.
+        directory: a new directory for the files; for word vectors also a new file, such as vectors.txt.
         format: whose files; fasttext is its .bin, word2vec also its .vec.
     """
     if format != "huggingface":

@@ -297,10 +297,11 @@ def _sampled_forwards(
 
 def _sampled_backwards(residuals: tuple[Array, Array, Array], gradient: Array) -> tuple[Any, ...]:
     inputs, outputs, of_scores = residuals
+    of_scores = gradient * of_scores
     # Turned by itself: on CPUs XLA's product of turned matrices is a slow one.
     turned = jax.lax.optimization_barrier(jnp.swapaxes(of_scores, 1, 2))
-    of_inputs = gradient * jnp.einsum("gso,gow->gsw", of_scores, outputs)
-    return of_inputs, gradient * jnp.einsum("gos,gsw->gow", turned, inputs), None, None
+    of_inputs = jnp.einsum("gso,gow->gsw", of_scores, outputs)
+    return of_inputs, jnp.einsum("gos,gsw->gow", turned, inputs), None, None
 
 
 _sampled_total.defvjp(_sampled_forwards, _sampled_backwards)

@@ -235,17 +235,13 @@ class _Epilogue(Hook):
 
     def on_start(self, step: int, steps: int, steps_per_epoch: int) -> None:
         """Says where the run is kept, and how much text there is."""
-        from jaxgen.data.cooccurrence import Cooccurrences
-        from jaxgen.data.word_blocks import WordBlocks
         from jaxgen.text_to_text import of_pairs
 
         _say(f"run directory: {self._directory.path}")
         train = self._splits["train"]
-        if isinstance(train.reader, Cooccurrences | WordBlocks):
-            words = train.reader.corpus.num_words
-            _say(
-                f"{shown(train.name)}: {words:,} words; {train.num_classes:,} different ones are frequent enough"
-            )
+        if train.corpus is not None:
+            words, enough = train.corpus.num_words, train.num_classes
+            _say(f"{shown(train.name)}: {words:,} words; {enough:,} different ones are frequent enough")
         elif of_pairs(train):
             sizes = [f"{len(source):,} for {name}" for name, source in self._splits.items()]
             shapes = ""

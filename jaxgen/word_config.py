@@ -82,7 +82,7 @@ class WordConfig(TrainConfig):
         if self.method == "fasttext":
             ngrams = NgramFormat(*self.ngrams, self.buckets)
         # A word of skip-gram has some six pairs with five negatives each, one of cbow a single one.
-        drawn = 16 if self.method == "cbow" else 32
+        drawn = 8 if self.method == "cbow" else 16
         return BlockFormat(
             self.window, self.subsample, self.block_size, negatives_per_group=drawn, ngrams=ngrams
         )

@@ -9,11 +9,20 @@ from jaxgen.embeddings.formats import Format, load, save
 from jaxgen.embeddings.keyed_vectors import KeyedVectors
 from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.files import check_new
+from jaxgen.pretrained.storage import new_directory
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+_FILES: dict[Format, dict[str, Format]] = {
+    "word2vec": {"vectors.txt": "word2vec"},
+    "word2vec-binary": {"vectors.bin": "word2vec-binary"},
+    "glove": {"vectors.txt": "glove"},
+    "fasttext": {"vectors.bin": "fasttext", "vectors.vec": "word2vec"},
+}
 
 
 @runtime_checkable
@@ -48,9 +57,26 @@ def open_vectors(path: Path) -> KeyedVectors:
 
 
 def convert(path: Path, output: Path, format: Format) -> None:
-    """Writes the word vectors of a run or a file into a new file of another format; see `jaxgen.embeddings.save`."""
-    check_new(output)
-    save(output, open_vectors(path), format)
+    """Writes the word vectors of a run or a file in another format; see `jaxgen.embeddings.save`.
+
+    Args:
+        path: the run, or the file.
+        output: a new file by its suffix, or without one a new directory: `vectors.txt` in it, or `vectors.bin` of a
+            binary format, and for fastText `vectors.bin` and `vectors.vec`, as it leaves them itself.
+        format: what to write.
+
+    Raises:
+        UsageError: where there is something already.
+        JaxgenError: where the vectors can't be read or written.
+    """
+    if output.suffix:
+        check_new(output)
+        save(output, open_vectors(path), format)
+    else:
+        with new_directory(output) as made:
+            vectors = open_vectors(path)
+            for name, kind in _FILES[format].items():
+                save(made / name, vectors, kind)
     say(f"{format}: {shown(output)}")
 
 

@@ -28,7 +28,9 @@ from jaxgen.train.context import Context
 from jaxgen.train.state import TrainState
 from jaxgen.train.step import make_train_step
 
-GIVEN = BlockFormat(window=3, subsample=0.05, block_size=16, group_size=8, negatives_per_group=4)
+GIVEN = BlockFormat(
+    window=3, subsample=0.05, block_size=16, group_size=8, negatives_per_group=4, most_repeats=2
+)
 DIM, BUCKETS = 6, 7
 METHODS = ("skipgram", "cbow", "fasttext")
 
@@ -85,9 +87,9 @@ def slow(method, params, batch, negatives, parts):
         gradients["output"][output] += of_score * hidden
         return of_score * params["output"][output]
 
-    blocks = zip(*(batch[name] for name in ("words", "left", "right", "negatives")), strict=True)
+    blocks = zip(*(batch[name] for name in ("words", "counted", "left", "right", "negatives")), strict=True)
     for block in blocks:
-        for words, left, right, drawn in zip(*block, strict=True):
+        for words, part, left, right, drawn in zip(*block, strict=True):
             share = negatives / len(drawn)
             for place in range(len(left)):
                 own = place + GIVEN.window
@@ -99,14 +101,16 @@ def slow(method, params, batch, negatives, parts):
                     if parts is not None:
                         rows = parts.rows[slice(*parts.offsets[words[own] : words[own] + 2])]
                     hidden = params["input"][rows].mean(axis=0)
-                    of_hidden = sum(pair(hidden, words[other], 1, 1) for other in near)
-                    of_hidden = of_hidden + sum(pair(hidden, n, 0, len(near) * share) for n in drawn)
+                    weights = part[own] * part[near]
+                    of_hidden = sum(pair(hidden, words[o], 1, w) for o, w in zip(near, weights, strict=True))
+                    of_hidden = of_hidden + sum(pair(hidden, n, 0, weights.sum() * share) for n in drawn)
                     np.add.at(gradients["input"], rows, of_hidden)
                 else:
-                    hidden = params["input"][words[near]].mean(axis=0)
-                    of_hidden = pair(hidden, words[own], 1, 1)
-                    of_hidden = of_hidden + sum(pair(hidden, n, 0, share) for n in drawn)
-                    np.add.at(gradients["input"], words[near], of_hidden)
+                    weights = part[near][:, None]
+                    hidden = (weights * params["input"][words[near]]).sum(axis=0) / weights.sum()
+                    of_hidden = pair(hidden, words[own], 1, part[own])
+                    of_hidden = of_hidden + sum(pair(hidden, n, 0, part[own] * share) for n in drawn)
+                    np.add.at(gradients["input"], words[near], weights * of_hidden)
     return total, gradients
 
 

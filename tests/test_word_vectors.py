@@ -86,11 +86,32 @@ def test_evaluation_of_a_file(capsys):
 
 def test_vectors_go_from_each_format_to_the_others(tmp_path, capsys):
     for format in ("word2vec", "word2vec-binary", "glove", "fasttext"):
-        assert run("export", STORED / "word2vec.bin", tmp_path / format, "--format", format) == 0
-        assert capsys.readouterr().out == f"{format}: {tmp_path / format}\n"
-        np.testing.assert_array_equal(load(tmp_path / format).vectors, load(STORED / "word2vec.bin").vectors)
-    assert run("export", tmp_path / "glove", tmp_path / "fasttext", "--format", "word2vec") == 2
+        file = tmp_path / f"{format}.vectors"
+        assert run("export", STORED / "word2vec.bin", file, "--format", format) == 0
+        assert capsys.readouterr().out == f"{format}: {file}\n"
+        np.testing.assert_array_equal(load(file).vectors, load(STORED / "word2vec.bin").vectors)
+    assert run("export", file, tmp_path / "glove.vectors", "--format", "word2vec") == 2
     assert "would be written over" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("format", "names"),
+    [
+        ("word2vec", "vectors.txt"),
+        ("word2vec-binary", "vectors.bin"),
+        ("glove", "vectors.txt"),
+        ("fasttext", "vectors.bin vectors.vec"),
+    ],
+)
+def test_a_directory_has_the_files_that_others_expect(format, names, tmp_path, capsys):
+    assert run("export", STORED / "word2vec.txt", tmp_path / "out", "--format", format) == 0
+    assert capsys.readouterr().out == f"{format}: {tmp_path / 'out'}\n"
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names.split()
+    for file in (tmp_path / "out").iterdir():
+        np.testing.assert_array_equal(load(file).vectors, load(STORED / "word2vec.txt").vectors)
+    assert run("export", STORED / "word2vec.txt", tmp_path / "out", "--format", format) == 2
+    assert run("export", tmp_path / "missing.txt", tmp_path / "none", "--format", format) != 0
+    assert not (tmp_path / "none").exists()
 
 
 def test_ngrams_go_along(tmp_path):

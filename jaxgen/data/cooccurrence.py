@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
@@ -42,6 +42,10 @@ class Cooccurrences(InMemory):
 
     corpus: Corpus = field(kw_only=True)
     window: int = field(kw_only=True)
+
+    def describe(self) -> dict[str, Any]:
+        """Says as JSON how words are counted."""
+        return {"window": self.window}
 
 
 def cooccurrence_source(corpus: Corpus, window: int) -> Source:

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxgen.data import tokenizers
-from jaxgen.data.cooccurrence import Cooccurrences
 from jaxgen.data.sequences import SequenceFormat
-from jaxgen.data.sources import Source
+from jaxgen.data.sources import CorpusReader, Source
 from jaxgen.data.streams import TextFormat
 from jaxgen.data.strokes import find_strokes
-from jaxgen.data.word_blocks import WordBlocks
 
 # Fields of formats that are younger than runs which go on: they are told where they aren't the default.
 _YOUNGER: dict[str, Any] = {
@@ -35,15 +33,8 @@ def describe_splits(train: Source, splits: Mapping[str, Source]) -> dict[str, An
         "image_channels": train.image_channels,
         "version": train.version,
         **({} if train.text is None else {"text": describe_text(train.text)}),
-        **_describe_words(train.reader),
+        **({"words": train.reader.describe()} if isinstance(train.reader, CorpusReader) else {}),
     }
-
-
-def _describe_words(reader: Any) -> dict[str, Any]:
-    """Describes how a corpus is made into examples, where it is one."""
-    if isinstance(reader, WordBlocks):
-        return {"words": dataclasses.asdict(reader.given)}
-    return {"words": {"window": reader.window}} if isinstance(reader, Cooccurrences) else {}
 
 
 def describe_text(given: TextFormat | SequenceFormat) -> dict[str, Any]:

@@ -60,6 +60,17 @@ class EpochReader(Reader, Protocol):
         ...
 
 
+@runtime_checkable
+class CorpusReader(Reader, Protocol):
+    """A reader of what is made of the words of a `jaxgen.data.corpus.Corpus`."""
+
+    corpus: Any
+
+    def describe(self) -> dict[str, Any]:
+        """Says as JSON how it is made of them."""
+        ...
+
+
 @dataclass(frozen=True)
 class Source:
     """A split of a data set, by random access: what `load` and `from_arrays` give.
@@ -152,6 +163,11 @@ class Source:
     def drawn(self) -> bool:
         """Whether examples are drawn anew each epoch; then they come in their order."""
         return isinstance(self.reader, EpochReader)
+
+    @property
+    def corpus(self) -> Any:
+        """Of word vectors, the corpus that the examples are made of; else None."""
+        return self.reader.corpus if isinstance(self.reader, CorpusReader) else None
 
     @property
     def streams(self) -> int:

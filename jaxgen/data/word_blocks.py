@@ -4,11 +4,12 @@ What is drawn is a function of the seed, the epoch and the place alone. An epoch
 frequent words are dropped, what is left is cut into blocks, and each block knows the words on either side of it.
 """
 
+import dataclasses
 import functools
 import math
 import threading
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt8
@@ -36,6 +37,8 @@ class BlockFormat:
         block_size: words of an example.
         group_size: words that share negatives.
         negatives_per_group: drawn from the counts to the power of 3/4.
+        most_repeats: a word that a block has more often counts as often as this, each time in part: all that a step
+            moves a word by adds up, and what is right for one occurrence goes far beyond the aim for hundreds.
         ngrams: what n-grams words have, for FastText.
 
     Raises:
@@ -45,8 +48,9 @@ class BlockFormat:
     window: int = 5
     subsample: float = 1e-3
     block_size: int = 256
-    group_size: int = 32
-    negatives_per_group: int = 32
+    group_size: int = 16
+    negatives_per_group: int = 16
+    most_repeats: int = 8
     ngrams: NgramFormat | None = None
 
     def __post_init__(self) -> None:
@@ -55,8 +59,8 @@ class BlockFormat:
             raise UsageError(f"--window must be between 1 and 255, not {self.window}")
         if not 0 <= self.subsample < math.inf:
             raise UsageError(f"--subsample must be at least 0, not {self.subsample}")
-        if min(self.block_size, self.group_size, self.negatives_per_group) < 1:
-            raise UsageError("blocks, groups and their negatives must be at least 1 word each")
+        if min(self.block_size, self.group_size, self.negatives_per_group, self.most_repeats) < 1:
+            raise UsageError("blocks, groups, their negatives and repeats must be at least 1 word each")
         if self.block_size % self.group_size:
             raise UsageError(f"groups of {self.group_size} words don't make up blocks of {self.block_size}")
 
@@ -125,10 +129,10 @@ class WordBlocks:
     """A reader of blocks, others in each epoch: `of_epoch` gives the reader of one.
 
     An example is a block in groups of words that share negatives: `words` int32 [groups, window + group_size + window],
-    those of each group and what is beside it; `left` and `right` uint8 [groups, group_size], how many words before and
-    after each are its context; and `negatives` int32 [groups, negatives_per_group]. An epoch has as many blocks as its
-    kept words fill in all likelihood, so that all epochs are of one length; the last ones are empty: words without
-    context.
+    those of each group and what is beside it; `counted` float32 of the same shape, in which part each of them counts;
+    `left` and `right` uint8 [groups, group_size], how many words before and after each are its context; and `negatives`
+    int32 [groups, negatives_per_group]. An epoch has as many blocks as its kept words fill in all likelihood, so that
+    all epochs are of one length; the last ones are empty: words without context.
 
     With n-grams there are `parts` int32 [room], rows of the table that words have vectors in, `owner` int32 [room],
     which word of the block each is a part of, and `part_count` int32 [block_size]. A block has room for a quarter more
@@ -177,6 +181,10 @@ class WordBlocks:
     def __len__(self) -> int:
         return self._length
 
+    def describe(self) -> dict[str, Any]:
+        """Says as JSON how blocks are made."""
+        return dataclasses.asdict(self.given)
+
     @property
     def words_per_example(self) -> float:
         """Words of the text that a block stands for on average, with those that are dropped."""
@@ -215,13 +223,13 @@ class EpochBlocks:
         last = (int(rows.max()) + 1) * given.block_size + given.window
         with self._lock:
             kept = self._between(first, last)
-        groups = (rows * given.block_size - first)[:, None, None] + np.arange(
-            0, given.block_size, given.group_size
-        )[:, None]
-        inner = groups + np.arange(given.group_size)
-        outer = groups + np.arange(-given.window, given.group_size + given.window)
+        starts, groups = rows * given.block_size - first, np.arange(0, given.block_size, given.group_size)
+        words = kept.words[starts[:, None] + np.arange(-given.window, given.block_size + given.window)]
+        outer = groups[:, None] + np.arange(given.group_size + 2 * given.window)
+        inner = (starts[:, None] + groups)[..., None] + np.arange(given.group_size)
         examples = {
-            "words": kept.words[outer],
+            "words": words[:, outer],
+            "counted": _counted(words, given.most_repeats)[:, outer],
             "left": kept.left[inner],
             "right": kept.right[inner],
             "negatives": self._negatives(rows),
@@ -283,6 +291,13 @@ class EpochBlocks:
 @functools.lru_cache(maxsize=4)
 def _kept(epoch: EpochBlocks, piece: int) -> KeptWords:
     return epoch.kept(piece)
+
+
+def _counted(words: Int32[np.ndarray, "blocks size"], most: int) -> Float32[np.ndarray, "blocks size"]:
+    """Gives the part in which each word of a block counts, so that no word counts more than `most` times."""
+    of_block = words + np.arange(len(words))[:, None] * (int(words.max()) + 1)
+    _, which, counts = np.unique(of_block, return_inverse=True, return_counts=True)
+    return np.minimum(1, most / counts).astype(np.float32)[which].reshape(words.shape)
 
 
 def word_source(corpus: Corpus, given: BlockFormat, seed: int) -> Source:

@@ -86,17 +86,18 @@ def _within(bound: float) -> nn.initializers.Initializer:
 
 
 def context_mask(
-    left: Integer[Array, "groups size"], right: Integer[Array, "groups size"], window: int
-) -> Float[Array, "groups size size_and_windows"]:
+    left: Integer[Array, "groups size"], right: Integer[Array, "groups size"], window: int, others: int
+) -> Float[Array, "groups size others"]:
     """Tells which words are the context of which: 1 where they are.
 
     Args:
         left: how many words before each word of a group are its context.
         right: how many after it.
         window: words that stand before and after each group, beside its own: the last axis begins with them.
+        others: size of the last axis; what comes after these words is no context.
     """
     size = left.shape[1]
-    distance = jnp.arange(size + 2 * window) - window - jnp.arange(size)[:, None]
+    distance = jnp.arange(others) - window - jnp.arange(size)[:, None]
     before = (distance < 0) & (-distance <= left[..., None].astype(jnp.int32))
     after = (distance > 0) & (distance <= right[..., None].astype(jnp.int32))
     return (before | after).astype(jnp.float32)
@@ -111,8 +112,13 @@ def mean_of_context(
     """Gives the mean of each word's context, whose gradient is that of the sum, as in word2vec's C code.
 
     So each vector of a context moves as far as the mean does, however many there are.
+
+    Args:
+        vectors: of all that may be context.
+        context: in which part each counts.
+        count: the sum of these.
     """
-    return jnp.einsum("gio,god->gid", context, vectors) / jnp.maximum(count, 1)[..., None]
+    return jnp.einsum("gio,god->gid", context, vectors) / jnp.where(count > 0, count, 1)[..., None]
 
 
 def _mean_forwards(vectors: Array, context: Array, count: Array) -> tuple[Array, Array]:

@@ -125,26 +125,32 @@ class WordEmbedding:
     ) -> tuple[dict[str, Mean], Outputs]:
         """Gives the nats a word, of all its pairs and their negatives; what fills up an epoch counts as words."""
         blocks = _Groups.of(batch)
-        near = context_mask(blocks.left, blocks.right, blocks.window)
-        count = (blocks.left + blocks.right).astype(jnp.float32)
-        inputs, shape = params["input"], (len(count), -1, self.model.embedding_size)
+        own = blocks.counted[:, blocks.own]
+        inputs, shape = params["input"], (len(own), -1, self.model.embedding_size)
         if self.method == "fasttext":
             owner = jnp.asarray(batch["owner"])
             rows = inputs.reshape(*owner.shape, -1)
             inputs = mean_of_parts(rows, owner, jnp.asarray(batch["part_count"]))
         inputs, outputs = inputs.reshape(shape), params["output"].reshape(shape)
+        drawn, counted, total = blocks.negatives.shape[1], blocks.counted, jnp.float32(0)
+        if self.method != "cbow":
+            counted = jnp.pad(counted, ((0, 0), (0, drawn)))
+        near = context_mask(blocks.left, blocks.right, blocks.window, counted.shape[1]) * counted[:, None]
         if self.method == "cbow":
-            inputs = mean_of_context(inputs, near, count)
-            pairs = (count > 0) * blocks.weight[:, None]
+            count = near.sum(axis=2)
+            inputs, pairs = mean_of_context(inputs, near, count), own * (count > 0)
             # A word is paired with one other: no product of matrices.
-            scores = (inputs * outputs[:, : count.shape[1]]).sum(axis=2)
-            total = (pairs * jax.nn.softplus(-scores)).sum()
-            outputs, attract = outputs[:, count.shape[1] :], jnp.zeros((*count.shape, 0))
+            scores = (inputs * outputs[:, : own.shape[1]]).sum(axis=2)
+            total += (pairs * jax.nn.softplus(-scores)).sum()
+            outputs = outputs[:, own.shape[1] :]
+            attract = jnp.zeros((*own.shape, drawn))
         else:
-            total, pairs = jnp.float32(0), count * blocks.weight[:, None]
-            attract = near * blocks.weight[:, None, None]
-        total += losses.negative_sampling(inputs, outputs, *self._with_negatives(attract, pairs, blocks))
-        return {"negative_sampling": Mean(total, jnp.float32(count.size))}, Outputs({}, model_state, carry)
+            attract = near * own[..., None]
+            pairs = attract.sum(axis=2)
+        is_drawn = jnp.arange(outputs.shape[1]) >= outputs.shape[1] - drawn
+        repel = jnp.where(is_drawn, pairs[..., None] * (self.negatives / drawn), 0)
+        total += losses.negative_sampling(inputs, outputs, attract, repel)
+        return {"negative_sampling": Mean(total, jnp.float32(own.size))}, Outputs({}, model_state, carry)
 
     def vectors(self, params: Params) -> Float[Array, "words width"]:
         """Gives the words' own vectors, in the order of the vocabulary; FastText's n-grams have others behind them."""
@@ -161,42 +167,31 @@ class WordEmbedding:
         ngrams = Ngrams(words, buckets, told["shortest"], told["longest"])
         return KeyedVectors.of_ngrams(vocabulary.words, ngrams, vocabulary.counts)
 
-    def _with_negatives(self, attract: Array, pairs: Array, blocks: "_Groups") -> tuple[Array, Array]:
-        """Adds the negatives to the words that are paired: each of a group has its share of the pairs'."""
-        drawn = blocks.negatives.shape[1]
-        share = jnp.broadcast_to(pairs[..., None] * (self.negatives / drawn), (*pairs.shape, drawn))
-        return (
-            jnp.concatenate([attract, jnp.zeros_like(share)], axis=2),
-            jnp.concatenate([jnp.zeros_like(attract), share], axis=2),
-        )
-
 
 class _Groups(NamedTuple):
     """The groups of all blocks of a batch.
 
     Attributes:
         words: [groups, window + size + window].
+        counted: the part in which each counts; nothing of what pads a batch.
         left: [groups, size].
         right: [groups, size].
         negatives: [groups, negatives].
-        weight: of each group's block, 0 for padding.
     """
 
     words: Int32[Array, "groups others"]
+    counted: Float[Array, "groups others"]
     left: Int32[Array, "groups size"]
     right: Int32[Array, "groups size"]
     negatives: Int32[Array, "groups drawn"]
-    weight: Float[Array, " groups"]
 
     @classmethod
     def of(cls, batch: Batch) -> "_Groups":
         """Strings the groups of a batch's blocks together."""
-        blocks = (jnp.asarray(batch[name]) for name in ("words", "left", "right", "negatives"))
-        words, left, right, negatives = (
-            leaf.reshape(-1, leaf.shape[-1]).astype(jnp.int32) for leaf in blocks
-        )
         weight = jnp.asarray(batch["weight"], jnp.float32)
-        return cls(words, left, right, negatives, jnp.repeat(weight, len(words) // len(weight)))
+        parts = {name: jnp.asarray(batch[name]) for name in cls._fields}
+        parts["counted"] = parts["counted"] * weight[:, None, None]
+        return cls(**{name: part.reshape(-1, part.shape[-1]) for name, part in parts.items()})
 
     @property
     def window(self) -> int:

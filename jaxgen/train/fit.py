@@ -10,13 +10,11 @@ import jax
 from jax.sharding import Mesh
 
 from jaxgen.config import describe
-from jaxgen.data.cooccurrence import Cooccurrences
 from jaxgen.data.corpus import write_vocabulary
 from jaxgen.data.description import describe_examples, describe_splits
 from jaxgen.data.orders import Order, order_of
 from jaxgen.data.pipeline import read_batch
 from jaxgen.data.sources import EpochReader, Source, as_source
-from jaxgen.data.word_blocks import WordBlocks
 from jaxgen.errors import UsageError
 from jaxgen.parallel import check_batch_size, make_mesh, put_state
 from jaxgen.parallel.sharding import DATA_AXIS, sharded_step
@@ -159,8 +157,8 @@ def fit(
             described = {"task": describe(task), "data": describe_splits(train, splits), "training": training}
             described |= describe_examples(train)
             notes = directory.begin({**described, **(record or {}), "device_count": mesh.size}, length)
-            if isinstance(train.reader, Cooccurrences | WordBlocks) and jax.process_index() == 0:
-                write_vocabulary(train.reader.corpus.vocabulary, directory.vocabulary_path)
+            if train.corpus is not None and jax.process_index() == 0:
+                write_vocabulary(train.corpus.vocabulary, directory.vocabulary_path)
             if train.text is not None:
                 of_targets = getattr(train.text, "target_tokenizer", None)
                 directory.keep_tokenizers(train.text.tokenizer, of_targets)

@@ -92,6 +92,16 @@ def test_blocks_do_not_hang_on_how_they_are_read(distinct):
         assert not np.array_equal(changed["negatives"], whole["negatives"])
 
 
+def test_a_word_counts_no_more_than_so_many_times_in_a_block():
+    found = made([["a", "b", "a", "a", "c", "a", "b", "a"]] * 3)
+    given = BlockFormat(window=2, subsample=0.0, block_size=8, group_size=4, most_repeats=4)
+    block = WordBlocks(found, given, seed=0)(np.array([1]))
+    # Five times a in the block, and two at its ends; b twice in it, and once before it.
+    parts = {found.vocabulary.numbers[word]: part for word, part in {"a": 4 / 7, "b": 1, "c": 1}.items()}
+    for words, counted in zip(block["words"][0], block["counted"][0], strict=True):
+        np.testing.assert_allclose(counted, [parts[int(word)] for word in words], rtol=1e-6)
+
+
 def test_frequent_words_are_dropped_at_the_rate_of_the_formula():
     lines = [["the"] * 30 + ["of"] * 10 + ["cat", "dog"] for _ in range(100)]
     found = made(lines)
