@@ -228,8 +228,8 @@ class EpochBlocks:
         outer = groups[:, None] + np.arange(given.group_size + 2 * given.window)
         inner = (starts[:, None] + groups)[..., None] + np.arange(given.group_size)
         examples = {
-            "words": words[:, outer],
-            "counted": _counted(words, given.most_repeats)[:, outer],
+            "words": words.take(outer, axis=1),
+            "counted": _counted(words, given.most_repeats).take(outer, axis=1),
             "left": kept.left[inner],
             "right": kept.right[inner],
             "negatives": self._negatives(rows),

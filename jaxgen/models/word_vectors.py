@@ -1,5 +1,7 @@
 """Word vectors: two tables, of the vectors of words and of what is foretold, and what is made of their rows."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -105,32 +107,60 @@ def context_mask(
 
 @jax.custom_vjp
 def mean_of_context(
-    vectors: Float[Array, "groups others width"],
-    context: Float[Array, "groups size others"],
-    count: Float[Array, "groups size"],
-) -> Float[Array, "groups size width"]:
+    vectors: Float[Array, "blocks size_and_windows width"],
+    counted: Float[Array, "blocks size_and_windows"],
+    left: Integer[Array, "blocks size"],
+    right: Integer[Array, "blocks size"],
+) -> Float[Array, "blocks size width"]:
     """Gives the mean of each word's context, whose gradient is that of the sum, as in word2vec's C code.
 
     So each vector of a context moves as far as the mean does, however many there are.
 
     Args:
-        vectors: of all that may be context.
-        context: in which part each counts.
-        count: the sum of these.
+        vectors: of a block's words, and of a window before and after them.
+        counted: in which part each counts.
+        left: how many words before each are its context.
+        right: how many after it.
     """
-    return jnp.einsum("gio,god->gid", context, vectors) / jnp.where(count > 0, count, 1)[..., None]
+    total = _sum_of_context(counted[..., None] * vectors, left, right)
+    count = _sum_of_context(counted[..., None], left, right)
+    return total / jnp.where(count > 0, count, 1)
 
 
-def _mean_forwards(vectors: Array, context: Array, count: Array) -> tuple[Array, Array]:
-    return mean_of_context(vectors, context, count), context
+def _mean_forwards(vectors: Array, counted: Array, left: Array, right: Array) -> tuple[Array, Any]:
+    return mean_of_context(vectors, counted, left, right), (counted, left, right)
 
 
-def _mean_backwards(context: Array, gradient: Array) -> tuple[Array, None, None]:
-    turned = jax.lax.optimization_barrier(jnp.swapaxes(context, 1, 2))  # as in `losses.negative_sampling`
-    return jnp.einsum("goi,gid->god", turned, gradient), None, None
+def _mean_backwards(residuals: Any, gradient: Array) -> tuple[Array, None, None, None]:
+    counted, left, right = residuals
+    size = counted.shape[1]
+    window = (size - left.shape[1]) // 2
+    # Beyond the block's own words there is none that anything is the context of.
+    gradient, left, right = (
+        jnp.pad(leaf, ((0, 0), (2 * window, 2 * window), (0, 0))[: leaf.ndim])
+        for leaf in (gradient, left, right)
+    )
+    total = jnp.zeros(())
+    for distance in range(1, window + 1):
+        later, earlier = (slice(begin, begin + size) for begin in (window + distance, window - distance))
+        total += jnp.where((left[:, later] >= distance)[..., None], gradient[:, later], 0)
+        total += jnp.where((right[:, earlier] >= distance)[..., None], gradient[:, earlier], 0)
+    return counted[..., None] * total, None, None, None
 
 
 mean_of_context.defvjp(_mean_forwards, _mean_backwards)
+
+
+def _sum_of_context(values: Array, left: Array, right: Array) -> Array:
+    """Adds up what is near each word, by shifting: on CPUs faster than a product with a matrix of mostly zeros."""
+    size = left.shape[1]
+    window = (values.shape[1] - size) // 2
+    total = jnp.zeros(())
+    for distance in range(1, window + 1):
+        before, after = (values[:, begin : begin + size] for begin in (window - distance, window + distance))
+        total += jnp.where((left >= distance)[..., None], before, 0)
+        total += jnp.where((right >= distance)[..., None], after, 0)
+    return total
 
 
 @jax.custom_vjp

@@ -84,13 +84,13 @@ class WordEmbedding:
 
     def touched(self, batch: Batch) -> dict[str, Int32[Array, " touched"]]:
         """Names the rows of the tables that a batch touches, group by group."""
-        blocks = _Groups.of(batch)
-        inputs, outputs = blocks.words[:, blocks.own], blocks.words
+        groups = _Groups.of(batch)
+        inputs, outputs = groups.words[:, groups.own], groups.words
         if self.method == "cbow":
-            inputs, outputs = outputs, inputs
+            inputs, outputs = _strung(batch["words"], groups.window), inputs
         if self.method == "fasttext":
             inputs = jnp.asarray(batch["parts"])
-        others = jnp.concatenate([outputs, blocks.negatives], axis=1)
+        others = jnp.concatenate([outputs, groups.negatives], axis=1)
         return {"input": inputs.reshape(-1), "output": others.reshape(-1)}
 
     @property
@@ -124,33 +124,37 @@ class WordEmbedding:
         self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
     ) -> tuple[dict[str, Mean], Outputs]:
         """Gives the nats a word, of all its pairs and their negatives; what fills up an epoch counts as words."""
-        blocks = _Groups.of(batch)
-        own = blocks.counted[:, blocks.own]
-        inputs, shape = params["input"], (len(own), -1, self.model.embedding_size)
-        if self.method == "fasttext":
-            owner = jnp.asarray(batch["owner"])
-            rows = inputs.reshape(*owner.shape, -1)
-            inputs = mean_of_parts(rows, owner, jnp.asarray(batch["part_count"]))
-        inputs, outputs = inputs.reshape(shape), params["output"].reshape(shape)
-        drawn, counted, total = blocks.negatives.shape[1], blocks.counted, jnp.float32(0)
-        if self.method != "cbow":
-            counted = jnp.pad(counted, ((0, 0), (0, drawn)))
-        near = context_mask(blocks.left, blocks.right, blocks.window, counted.shape[1]) * counted[:, None]
+        groups = _Groups.of(batch)
+        inputs = self._inputs(params["input"], batch, groups)
+        outputs = params["output"].reshape(len(inputs), -1, self.model.embedding_size)
+        own, drawn, total = groups.counted[:, groups.own], groups.negatives.shape[1], jnp.float32(0)
         if self.method == "cbow":
-            count = near.sum(axis=2)
-            inputs, pairs = mean_of_context(inputs, near, count), own * (count > 0)
+            pairs = own * (groups.left + groups.right > 0)
             # A word is paired with one other: no product of matrices.
             scores = (inputs * outputs[:, : own.shape[1]]).sum(axis=2)
             total += (pairs * jax.nn.softplus(-scores)).sum()
             outputs = outputs[:, own.shape[1] :]
             attract = jnp.zeros((*own.shape, drawn))
         else:
-            attract = near * own[..., None]
+            near = context_mask(groups.left, groups.right, groups.window, outputs.shape[1])
+            attract = near * jnp.pad(groups.counted, ((0, 0), (0, drawn)))[:, None] * own[..., None]
             pairs = attract.sum(axis=2)
         is_drawn = jnp.arange(outputs.shape[1]) >= outputs.shape[1] - drawn
         repel = jnp.where(is_drawn, pairs[..., None] * (self.negatives / drawn), 0)
         total += losses.negative_sampling(inputs, outputs, attract, repel)
         return {"negative_sampling": Mean(total, jnp.float32(own.size))}, Outputs({}, model_state, carry)
+
+    def _inputs(self, rows: Array, batch: Batch, groups: "_Groups") -> Float[Array, "groups size width"]:
+        """Makes the vector that foretells, of each word of each group."""
+        shape = (*groups.left.shape, self.model.embedding_size)
+        if self.method == "cbow":
+            counted = _strung(batch["counted"], groups.window)
+            sides = (groups.left.reshape(len(counted), -1), groups.right.reshape(len(counted), -1))
+            return mean_of_context(rows.reshape(*counted.shape, -1), counted, *sides).reshape(shape)
+        if self.method == "fasttext":
+            owner = jnp.asarray(batch["owner"])
+            rows = mean_of_parts(rows.reshape(*owner.shape, -1), owner, jnp.asarray(batch["part_count"]))
+        return rows.reshape(shape)
 
     def vectors(self, params: Params) -> Float[Array, "words width"]:
         """Gives the words' own vectors, in the order of the vocabulary; FastText's n-grams have others behind them."""
@@ -166,6 +170,13 @@ class WordEmbedding:
         words, buckets = np.split(np.asarray(params["input"]), [self.model.vocabulary_size])
         ngrams = Ngrams(words, buckets, told["shortest"], told["longest"])
         return KeyedVectors.of_ngrams(vocabulary.words, ngrams, vocabulary.counts)
+
+
+def _strung(leaf: Any, window: int) -> Array:
+    """Puts what groups have of their words and of those beside them in a row [blocks, window + block + window]."""
+    leaf = jnp.asarray(leaf)
+    own = leaf[:, :, window:-window].reshape(len(leaf), -1)
+    return jnp.concatenate([leaf[:, 0, :window], own, leaf[:, -1, -window:]], axis=1)
 
 
 class _Groups(NamedTuple):
