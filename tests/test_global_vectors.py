@@ -81,7 +81,7 @@ def make(source, rate=0.05, pairs=8):
 def test_steps_are_those_of_the_paper(source):
     task, optimizer = make(source)
     random = np.random.default_rng(0)
-    tables = {name: random.normal(size=(source.num_classes, DIM + 1)) for name in ("input", "output")}
+    tables = {name: random.normal(size=(128, DIM + 1)) for name in ("input", "output")}
     squares = {name: np.ones_like(table) for name, table in tables.items()}
     rows = random.permutation(len(source))[:16].reshape(2, 8)
     batches = [{**source.gather(chosen), "weight": np.ones(8, np.float32)} for chosen in rows]
@@ -120,6 +120,19 @@ def test_products_come_to_tell_the_counts(source):
     w, c = w[counts["pair"][:, 0]], c[counts["pair"][:, 1]]
     told = (w[:, :-1] * c[:, :-1]).sum(1) + w[:, -1] + c[:, -1]
     assert np.corrcoef(told, np.log(counts["count"]))[0, 1] > 0.8
+
+
+def test_tables_cut_over_devices_by_rows_train_as_whole_ones(source, monkeypatch):
+    task, optimizer = make(source)
+    given = {"batch_size": 8, "gradient": task.gradient, "progress": False, "devices": jax.devices()[:4]}
+    whole = fit(task, source, optimizer, steps=20, **given).state
+    monkeypatch.setattr("jaxgen.train.tables._LARGE", 0)
+    cut = fit(task, source, optimizer, steps=20, **given).state
+    for name, table in whole.params.items():
+        squares = cut.opt_state["tables"][name]
+        assert squares.addressable_shards[0].data.shape == (32, DIM + 1)
+        np.testing.assert_array_equal(cut.params[name], table)
+        np.testing.assert_array_equal(squares, whole.opt_state["tables"][name])
 
 
 def test_the_experiment_makes_a_run(tmp_path):

@@ -68,7 +68,7 @@ def tables(source):
     random = np.random.default_rng(1)
     buckets = 0 if source.reader.parts is None else BUCKETS
     sizes = {"input": source.num_classes + buckets, "output": source.num_classes}
-    return {name: random.normal(size=(size, DIM)) for name, size in sizes.items()}
+    return {name: random.normal(size=(-(-size // 128) * 128, DIM)) for name, size in sizes.items()}
 
 
 def context():
@@ -216,6 +216,30 @@ def test_two_devices_train_as_one(source):
     assert np.abs(one.state.params["output"]).max() > 1e-3
 
 
+@pytest.mark.parametrize("method", ["skipgram", "fasttext"])
+def test_tables_cut_over_devices_by_rows_train_as_whole_ones(method, sources, monkeypatch, tmp_path):
+    options = {"batch_size": 8, "devices": jax.devices()[:4]}
+    whole = train(sources[method], method, steps=6, **options)
+    assert whole.state.params["input"].sharding.is_fully_replicated
+    monkeypatch.setattr("jaxgen.train.tables._LARGE", 0)
+    cut = train(sources[method], method, steps=6, **options)
+    train(sources[method], method, steps=3, workdir=tmp_path, **options)
+    resumed = train(sources[method], method, steps=6, workdir=tmp_path, **options)
+    for name, table in whole.state.params.items():
+        for state in (cut.state, resumed.state):
+            shards = state.params[name].addressable_shards
+            assert [shard.data.shape for shard in shards] == [(32, DIM)] * 4
+            assert {shard.index[0].start or 0 for shard in shards} == {0, 32, 64, 96}
+            np.testing.assert_array_equal(state.params[name], table)
+    assert np.abs(whole.state.params["output"]).max() > 1e-3
+
+
+def test_tables_whose_rows_do_not_divide_stay_whole(source, monkeypatch):
+    monkeypatch.setattr("jaxgen.train.tables._LARGE", 0)
+    state = train(source, "skipgram", steps=1, batch_size=3, devices=jax.devices()[:3]).state
+    assert state.params["input"].sharding.is_fully_replicated
+
+
 def test_the_experiment_makes_a_run(tmp_path):
     random = np.random.default_rng(0)
     text = "\n".join(" ".join(random.choice(list("abcdefgh"), 9)) for _ in range(200))
@@ -231,6 +255,7 @@ def test_the_experiment_makes_a_run(tmp_path):
     assert saved.task == WordEmbedding(WordVectors(8, 5), "cbow", 5)
     found = saved.task.keyed_vectors(saved.state.params, saved)
     assert len(found) == 8
+    assert found.vectors.shape == (8, 5)
     np.testing.assert_array_equal(found["a"], saved.state.params["input"][found.key_to_index["a"]])
     with pytest.raises(UsageError, match="pairs of words"):
         saved.evaluate()

@@ -11,6 +11,9 @@ from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray
 from jaxgen.models.layers import check_sizes
 
+# Rows of tables: they can be cut over 2, 4, ... 128 devices.
+_MULTIPLE = 128
+
 
 class WordVectors(nn.Module):
     """The tables that Word2Vec learns (Mikolov et al. 2013): `input`, the words' vectors, and `output`.
@@ -42,9 +45,9 @@ class WordVectors(nn.Module):
     def __call__(self, words: Integer[AnyArray, "*batch"]) -> Float[Array, "*batch embedding_size"]:
         """Gives rows of `input`: the vectors of words, or of n-grams."""
         bound = (1.0 if self.buckets else 0.5) / self.embedding_size
-        shape = (self.vocabulary_size + self.buckets, self.embedding_size)
+        shape = (_divisible(self.vocabulary_size + self.buckets), self.embedding_size)
         table = self.param("input", _within(bound), shape)
-        self.param("output", nn.initializers.zeros, (self.vocabulary_size, self.embedding_size))
+        self.param("output", nn.initializers.zeros, (_divisible(self.vocabulary_size), self.embedding_size))
         return table[words]
 
 
@@ -74,10 +77,15 @@ class BiasedWordVectors(nn.Module):
         """Gives the vectors of words: both tables', added up."""
         width = self.embedding_size + 1
         own, other = (
-            self.param(name, _within(0.5 / width), (self.vocabulary_size, width))
+            self.param(name, _within(0.5 / width), (_divisible(self.vocabulary_size), width))
             for name in ("input", "output")
         )
         return (own[words] + other[words])[..., :-1]
+
+
+def _divisible(size: int) -> int:
+    """Rounds the rows of a table up to what it takes to cut them over as many devices as there may be."""
+    return -(-size // _MULTIPLE) * _MULTIPLE
 
 
 def _within(bound: float) -> nn.initializers.Initializer:

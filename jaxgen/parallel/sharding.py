@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -123,14 +123,30 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     )
 
 
-def sharded_step(step: Callable[[TrainState, Any], Any], mesh: Mesh) -> Callable[[TrainState, Any], Any]:
+def table_rules(names: Iterable[str]) -> Rules:
+    """Makes the rules by which big tables are cut over `data` by their rows."""
+    return (*((f"^{name}$", P(DATA_AXIS)) for name in names), *PARAMETER_RULES)
+
+
+def sharded_step(
+    step: Callable[[TrainState, Any], Any], mesh: Mesh, rules: Rules = PARAMETER_RULES
+) -> Callable[[TrainState, Any], Any]:
     """Maps a step that was made for the axis `data` over the devices: each takes its part of the batch.
 
     Args:
         step: `step(state, batch) -> (state, metrics)`, of a state without a carry.
         mesh: see `make_mesh`.
+        rules: of the state.
     """
-    return jax.shard_map(step, mesh=mesh, in_specs=(P(), P(DATA_AXIS)), out_specs=P(), check_vma=False)
+
+    def mapped(state: TrainState, batch: Any) -> Any:
+        specs = jax.tree.map(lambda sharding: sharding.spec, state_shardings(state, mesh, rules))
+        over = jax.shard_map(
+            step, mesh=mesh, in_specs=(specs, P(DATA_AXIS)), out_specs=(specs, P()), check_vma=False
+        )
+        return over(state, batch)
+
+    return mapped
 
 
 def check_batch_size(batch_size: int, num_devices: int) -> None:

@@ -109,7 +109,7 @@ class GlobalVectors:
     def vectors(self, params: Params) -> Float[Array, "words width"]:
         """Gives the words' vectors, in the order of the vocabulary: both tables', added up."""
         both: Array = params["input"] + params["output"]
-        return both[:, :-1]
+        return both[: self.model.vocabulary_size, :-1]
 
     def keyed_vectors(self, params: Params, run: Any) -> KeyedVectors:
         """Gives the vectors of a `SavedRun` by word."""

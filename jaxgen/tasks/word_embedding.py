@@ -167,7 +167,8 @@ class WordEmbedding:
         if self.method != "fasttext":
             return KeyedVectors(vocabulary.words, np.asarray(self.vectors(params)), vocabulary.counts)
         told = run.config["data"]["words"]["ngrams"]
-        words, buckets = np.split(np.asarray(params["input"]), [self.model.vocabulary_size])
+        size = self.model.vocabulary_size
+        words, buckets, _ = np.split(np.asarray(params["input"]), [size, size + self.model.buckets])
         ngrams = Ngrams(words, buckets, told["shortest"], told["longest"])
         return KeyedVectors.of_ngrams(vocabulary.words, ngrams, vocabulary.counts)
 

@@ -20,7 +20,7 @@ from jaxgen.data.buckets import Bucket
 from jaxgen.data.orders import Order
 from jaxgen.data.pipeline import HostBatches, read_batch, with_weights
 from jaxgen.data.sources import Source
-from jaxgen.parallel import put_batch, state_shardings
+from jaxgen.parallel import put_batch
 from jaxgen.parallel.sharding import DATA_AXIS
 from jaxgen.train.state import TrainState
 from jaxgen.train.step import Metrics, Step, repeat
@@ -95,7 +95,6 @@ class ResidentFeed(Feed):
 
     def __init__(self, source: Source, order: Order, mesh: Mesh, steps_per_call: int) -> None:
         self.source, self.order, self.steps_per_call = source, order, steps_per_call
-        self._mesh = mesh
         self._arrays = jax.device_put(source.device_arrays(), NamedSharding(mesh, P()))
         self._rows = NamedSharding(mesh, P(None, "data"))
 
@@ -114,7 +113,7 @@ class ResidentFeed(Feed):
                 return resident_step(state, jax.tree.map(lambda leaf: leaf[0], rows))
             return repeat(resident_step)(state, rows, count)
 
-        compiled = _compile(call, state, self._mesh, self.order, static_argnums=4)
+        compiled = _compile(call, state, self.order, static_argnums=4)
 
         def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
             indices, weights = self.order.stacked(position, self.steps_per_call)
@@ -144,7 +143,7 @@ class HostFeed(Feed):
 
     def bind(self, step: Step, state: TrainState) -> Run:
         """Compiles the step."""
-        compiled = _compile(step, state, self._mesh, self.order)
+        compiled = _compile(step, state, self.order)
 
         def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
             return compiled(state, put_batch(next(self._batches), self._mesh))
@@ -181,14 +180,13 @@ class DrawnFeed(Feed):
 
     def __init__(self, source: Source, order: Order, mesh: Mesh, steps_per_call: int) -> None:
         self.source, self.order, self.steps_per_call = source, order, steps_per_call
-        self._mesh = mesh
         self._rows = NamedSharding(mesh, P(None, DATA_AXIS))
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._ahead: tuple[int, concurrent.futures.Future[dict[str, np.ndarray]]] | None = None
 
     def bind(self, step: Step, state: TrainState) -> Run:
         """Compiles several steps as one call."""
-        compiled = _compile(repeat(step), state, self._mesh, self.order)
+        compiled = _compile(repeat(step), state, self.order)
 
         def run(state: TrainState, position: int, count: int) -> tuple[TrainState, Metrics]:
             batches = self._read_at(position)
@@ -240,8 +238,7 @@ def _put(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
-def _compile(
-    call: Callable[..., Any], state: TrainState, mesh: Mesh, order: Order, **options: Any
-) -> Callable[..., Any]:
+def _compile(call: Callable[..., Any], state: TrainState, order: Order, **options: Any) -> Callable[..., Any]:
     once = trace_once(call, len(order.batch_sizes))
-    return jax.jit(once, donate_argnums=0, out_shardings=(state_shardings(state, mesh), None), **options)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return jax.jit(once, donate_argnums=0, out_shardings=(shardings, None), **options)

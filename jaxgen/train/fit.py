@@ -16,7 +16,7 @@ from jaxgen.data.orders import Order, order_of
 from jaxgen.data.pipeline import read_batch
 from jaxgen.data.sources import EpochReader, Source, as_source
 from jaxgen.errors import UsageError
-from jaxgen.parallel import check_batch_size, make_mesh, put_state
+from jaxgen.parallel import check_batch_size, make_mesh
 from jaxgen.parallel.sharding import DATA_AXIS, sharded_step
 from jaxgen.run_directory import RunDirectory
 from jaxgen.train.evaluate import Evaluator
@@ -29,6 +29,7 @@ from jaxgen.train.players import Players, make_players_step
 from jaxgen.train.session import FitResult, Session
 from jaxgen.train.state import TrainState
 from jaxgen.train.step import Step, make_train_step
+from jaxgen.train.tables import create_state, cut_tables, rules_for
 
 Data = Source | Mapping[str, Any]
 
@@ -142,7 +143,18 @@ def fit(
         mesh = make_mesh(_devices(devices, directory))
         for size in order.batch_sizes:
             check_batch_size(size, mesh.size * accumulate * getattr(optimizer, "slices", 1))
-        step = make_step(task, optimizer, mesh, accumulate, ema_decay, gradient)
+        example = read_batch(train, order, 0)
+        create = functools.partial(
+            TrainState.create,
+            task,
+            optimizer,
+            jax.random.key(seed),
+            example,
+            ema=ema_decay is not None,
+            params=params,
+        )
+        optimizer, by_part = cut_tables(create, optimizer, gradient, mesh)
+        step = make_step(task, optimizer, mesh, accumulate, ema_decay, by_part)
         evaluate = Evaluator(task, splits, mesh, gradient=gradient, judge=judge)
         notes = []
         if directory is not None:
@@ -162,14 +174,11 @@ def fit(
             if train.text is not None:
                 of_targets = getattr(train.text, "target_tokenizer", None)
                 directory.keep_tokenizers(train.text.tokenizer, of_targets)
-        example = read_batch(train, order, 0)
-        state = TrainState.create(
-            task, optimizer, jax.random.key(seed), example, ema=ema_decay is not None, params=params
-        )
+        state = create_state(create, optimizer, mesh)
         count = steps_per_call or _steps_per_call(step, state, example, settings.report_every, train)
         session = Session(
             settings=settings,
-            state=put_state(state, mesh),
+            state=state,
             step=step,
             feed=_make_feed(train, order, mesh, count, resident),
             mesh=mesh,
@@ -281,7 +290,7 @@ def make_step(
     )
     # XLA would have each device scatter its own rows into zeros, and add up whole tables.
     by_rows = isinstance(optimizer, RowOptimizer) and mesh.size > 1
-    return sharded_step(make(axis_name=DATA_AXIS), mesh) if by_rows else make()
+    return sharded_step(make(axis_name=DATA_AXIS), mesh, rules_for(optimizer)) if by_rows else make()
 
 
 def _steps_per_call(step: Step, state: TrainState, example: Any, report_every: int, train: Source) -> int:

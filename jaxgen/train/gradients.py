@@ -40,7 +40,7 @@ def dense(objective: Objective, params: Params, batch: Batch) -> tuple[Any, Any]
     return jax.grad(objective, has_aux=True)(params, batch)
 
 
-def rows(select: Callable[[Batch], Mapping[str, Int[Array, " touched"]]]) -> GradientMethod:
+def rows(select: Callable[[Batch], Mapping[str, Int[Array, " touched"]]]) -> "ByRows":
     """Makes the gradient with respect to the rows of big tables that a batch touches.
 
     Args:
@@ -49,15 +49,44 @@ def rows(select: Callable[[Batch], Mapping[str, Int[Array, " touched"]]]) -> Gra
 
     The optimiser must be a `RowOptimizer` over the same tables.
     """
+    return ByRows(select)
 
-    def gradient(objective: Objective, params: Params, batch: Batch) -> tuple[Any, Any]:
-        indices = select(batch)
-        gathered = {**params, **{name: params[name][touched] for name, touched in indices.items()}}
+
+@dataclass(frozen=True)
+class ByRows:
+    """A `GradientMethod`: see `rows`.
+
+    Attributes:
+        select: names the rows.
+        axis_name: the mapped axis that the tables are cut over, where each device holds a part of their rows.
+    """
+
+    select: Callable[[Batch], Mapping[str, Int[Array, " touched"]]]
+    axis_name: str | None = None
+
+    def __call__(self, objective: Objective, params: Params, batch: Batch) -> tuple[Any, Any]:
+        """Differentiates; returns (gradients, the objective's extra output)."""
+        indices = self.select(batch)
+        look_up = functools.partial(_look_up, axis_name=self.axis_name)
+        gathered = {**params, **{name: look_up(params[name], touched) for name, touched in indices.items()}}
         gradients, auxiliary = jax.grad(objective, has_aux=True)(gathered, batch)
         by_row = {name: RowGradient(touched, gradients[name]) for name, touched in indices.items()}
         return {**gradients, **by_row}, auxiliary
 
-    return gradient
+
+def _look_up(table: Array, indices: Int[Array, " touched"], axis_name: str | None) -> Array:
+    """Gives rows of a table; of one that is cut, each device finds what it has of all devices' rows."""
+    if axis_name is None:
+        return table[indices]
+    local = _local(jax.lax.all_gather(indices, axis_name), len(table), axis_name)
+    found = jnp.where((local < len(table))[..., None], table[jnp.minimum(local, len(table) - 1)], 0)
+    return jax.lax.psum_scatter(found, axis_name, scatter_dimension=0)
+
+
+def _local(indices: Int[Array, "*batch"], size: int, axis_name: str) -> Int[Array, "*batch"]:
+    """Numbers rows within the part that a device holds; those of others are beyond its last one."""
+    local = indices - jax.lax.axis_index(axis_name) * size
+    return jnp.where((local >= 0) & (local < size), local, size)
 
 
 @runtime_checkable
@@ -126,10 +155,12 @@ class RowOptimizer:
     Attributes:
         tables: table name (a top-level entry of the parameters) to the way its rows change.
         rest: the Optax transformation for everything else.
+        axis_name: the mapped axis that the tables are cut over; see `rows`.
     """
 
     tables: Mapping[str, RowUpdate]
     rest: optax.GradientTransformation
+    axis_name: str | None = None
 
     def _split(self, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
         tables = {name: params[name] for name in self.tables}
@@ -158,6 +189,9 @@ class RowOptimizer:
         for name, table in tables.items():
             gradient = table_gradients[name]
             gradient = replace(gradient, rows=jnp.where(finite, gradient.rows, 0))
+            if self.axis_name is not None:
+                # What lies beyond a table is not written.
+                gradient = replace(gradient, indices=_local(gradient.indices, len(table), self.axis_name))
             new_tables[name], table_states[name] = self.tables[name].update(
                 table, opt_state["tables"][name], gradient
             )
