@@ -12,6 +12,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,32 +25,56 @@ _CALLS = 50  # steps of one call
 Work = Callable[[int], float]
 
 
+@dataclass(frozen=True)
+class Training:
+    """The experiment's own task, blocks and step."""
+
+    source: Any
+    order: Any
+    mesh: Any
+    task: Any
+    state: Any
+    step: Any
+
+    @classmethod
+    def of(cls, method: str, path: str) -> "Training":
+        """Reads the corpus, and makes the tables."""
+        from experiments.word_vectors import EXPERIMENT, make_task
+        from jaxgen.data.orders import order_of
+        from jaxgen.data.pipeline import read_batch
+        from jaxgen.experiment import optimizer_config
+        from jaxgen.parallel import make_mesh, put_state
+        from jaxgen.train.fit import make_step
+        from jaxgen.train.state import TrainState
+        from jaxgen.word_config import load_words
+
+        given = {"data": path, "method": method, "dim": DIM, "window": WINDOW, "negatives": NEGATIVES}
+        config = EXPERIMENT.options(**given, min_count=MIN_COUNT, subsample=SUBSAMPLE).settled()
+        source = load_words(config, None)["train"]
+        order, mesh = order_of(source, config.batch_size, 0), make_mesh()
+        task = make_task(config, source)
+        optimizer = task.row_optimizer(optimizer_config(config, 10**6), config.batch_size * source.shape[0])
+        state = TrainState.create(task, optimizer, jax.random.key(0), read_batch(source, order, 0))
+        step = make_step(task, optimizer, mesh=mesh, gradient=task.gradient)
+        return cls(source, order, mesh, task, put_state(state, mesh), step)
+
+    @property
+    def words(self) -> float:
+        """Words of the text that a step stands for."""
+        return self.order.mean_batch_size * self.source.reader.words_per_example
+
+
 def jaxgen(method: str, path: str) -> Work:
-    """The experiment's own task, blocks and step, through the feed that `fit` uses."""
-    from jaxgen.experiment import optimizer_config
+    """Through the feed that `fit` uses."""
     from jaxgen.memory import keep_freed_memory
 
     keep_freed_memory()
-    from experiments.word_vectors import EXPERIMENT, make_task
-    from jaxgen.data.orders import order_of
-    from jaxgen.data.pipeline import read_batch
-    from jaxgen.parallel import make_mesh, put_state
     from jaxgen.train.feed import DrawnFeed
-    from jaxgen.train.fit import make_step
-    from jaxgen.train.state import TrainState
-    from jaxgen.word_config import load_words
 
-    given = {"data": path, "method": method, "dim": DIM, "window": WINDOW, "negatives": NEGATIVES}
-    config = EXPERIMENT.options(**given, min_count=MIN_COUNT, subsample=SUBSAMPLE).settled()
-    source = load_words(config, None)["train"]
-    order, mesh = order_of(source, config.batch_size, 0), make_mesh()
-    task = make_task(config, source)
-    optimizer = task.row_optimizer(optimizer_config(config, 10**6), config.batch_size * source.shape[0])
-    state = TrainState.create(task, optimizer, jax.random.key(0), read_batch(source, order, 0))
-    state = put_state(state, mesh)
-    step = make_step(task, optimizer, mesh=mesh, gradient=task.gradient)
-    run = DrawnFeed(source, order, mesh, _CALLS).bind(step, state)
-    words, position = config.batch_size * source.reader.words_per_example, 0
+    training = Training.of(method, path)
+    state = training.state
+    run = DrawnFeed(training.source, training.order, training.mesh, _CALLS).bind(training.step, state)
+    words, position = training.words, 0
 
     def train(units: int) -> float:
         nonlocal state, position

@@ -4,16 +4,18 @@ python -m benchmarks.embeddings --data corpus_en.txt          # needs the bench 
 
 Skip-gram, CBOW and FastText with 100 dimensions, a window of 5, 5 negatives, words that occur 5 times, subsampling at
 1e-3; gensim with 2 workers. Words are those of the text, before any are dropped, as gensim counts them. Contenders take
-turns, each in a process of its own; figures are medians over the rounds, ratios are medians of the ratios.
+turns, each in a process of its own; figures are medians over the rounds, ratios are medians of the ratios. What a step
+takes for a word is told as well, for other devices.
 """
 
 from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contest import Worker, machine, standings, take_turns
-from benchmarks.embedding_workers import UNIT
+from benchmarks.embedding_workers import DIM, UNIT, Training
 
 
 def compare(method: str, data: Path, rounds: int, units: int) -> Table:
@@ -28,6 +30,22 @@ def compare(method: str, data: Path, rounds: int, units: int) -> Table:
     for name, rate, ratio in standings(workers, rates):
         table.add_row(name, f"{rate:,.0f}", f"{ratio:.2f}")
     return table
+
+
+def cost(method: str, data: Path) -> str:
+    """Tells what a word takes whatever the device: operations of the step as it is given to the compiler, and rows."""
+    from jaxgen.data.pipeline import read_batch
+
+    training = Training.of(method, str(data))
+    batch = read_batch(training.source, training.order, 0)
+    flops = jax.jit(training.step).lower(training.state, batch).cost_analysis()["flops"]
+    rows = sum(len(touched) for touched in training.task.touched(batch).values())
+    # Read, and in the update read and written.
+    size = 3 * 4 * DIM * rows
+    return (
+        f"{method}: {flops / training.words:,.0f} floating-point operations a word, {rows / training.words:.1f} rows of "
+        f"tables gathered and scattered, {size / training.words:,.0f} bytes of them moved"
+    )
 
 
 def main(
@@ -48,6 +66,7 @@ def main(
     console.print(machine("gensim"), highlight=False)
     for method in methods:
         console.print(compare(method, data, rounds, units))
+        console.print(cost(method, data), highlight=False)
 
 
 if __name__ == "__main__":

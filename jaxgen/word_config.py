@@ -81,11 +81,9 @@ class WordConfig(TrainConfig):
         ngrams = None
         if self.method == "fasttext":
             ngrams = NgramFormat(*self.ngrams, self.buckets)
-        # A word of skip-gram has some six pairs with five negatives each, one of cbow a single one.
-        drawn = 8 if self.method == "cbow" else 16
-        return BlockFormat(
-            self.window, self.subsample, self.block_size, negatives_per_group=drawn, ngrams=ngrams
-        )
+        # The products of skip-gram grow with the words of a group, those of cbow hardly.
+        group_size = 32 if self.method == "cbow" else 16
+        return BlockFormat(self.window, self.subsample, self.block_size, group_size, ngrams=ngrams)
 
 
 def load_words(config: WordConfig, data_dir: Path | None) -> dict[str, Source]:
