@@ -42,9 +42,9 @@ def cost(method: str, data: Path) -> str:
     rows = sum(len(touched) for touched in training.task.touched(batch).values())
     # Read, and in the update read and written.
     size = 3 * 4 * DIM * rows
-    return (
-        f"{method}: {flops / training.words:,.0f} floating-point operations a word, {rows / training.words:.1f} rows of "
-        f"tables gathered and scattered, {size / training.words:,.0f} bytes of them moved"
+    per_word = (value / training.words for value in (flops, rows, size))
+    return "{}: {:,.0f} operations a word, {:.1f} rows of tables, {:,.0f} bytes of them moved".format(
+        method, *per_word
     )
 
 
