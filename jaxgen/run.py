@@ -135,6 +135,8 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
             if is_path and not of_text:
                 counts = ", ".join(f"{len(source):,} for {name}" for name, source in splits.items())
                 _say(f"pictures of {', '.join(splits['train'].class_names)}: {counts}")
+            if isinstance(config, WordConfig):
+                config = config.within(len(splits["train"]))
             task = experiment.task(config, splits["train"])
             signals.raise_if_caught()
             _fit(experiment, config, task, splits, directory)
