@@ -131,6 +131,7 @@ def interpolate(
 def reconstruct(
     run: _Run,
     pictures: Annotated[Positional[tuple[Path, ...]], arg(metavar="FILE ...")],
+    class_: Annotated[str | None, arg(name="class")] = None,
     seed: int = 0,
     output: Path | None = None,
 ) -> None:
@@ -139,13 +140,14 @@ def reconstruct(
     Args:
         run: the run directory.
         pictures: PNG, JPEG, BMP or GIF.
+        class_: what they show, by number or name, where the run was trained with classes.
         seed: of what is drawn.
         output: the sheet, a PNG; by default samples/reconstructions.png in the run directory.
     """
     from jaxgen.image_commands import print_reconstructions
     from jaxgen.saved_run import SavedRun
 
-    print_reconstructions(SavedRun(run), pictures, seed, output)
+    print_reconstructions(SavedRun(run), pictures, seed, class_, output)
 
 
 def evaluate_images(

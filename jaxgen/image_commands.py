@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from jaxgen.errors import JaxgenError, UsageError, unknown
-from jaxgen.image_samples import ImageGenerator, sample_images, seed_rng, sheet_columns
+from jaxgen.image_samples import ImageGenerator, Images, sample_images, seed_rng, sheet_columns
 from jaxgen.image_sheets import check_picture, enlarged, save_film, save_png, sheet
 from jaxgen.predict import see
 from jaxgen.saved_run import SavedRun
@@ -80,17 +79,21 @@ def print_walk(
     say(str(path))
 
 
-def print_reconstructions(run: SavedRun, pictures: Sequence[Path], seed: int, output: Path | None) -> None:
+def print_reconstructions(
+    run: SavedRun, pictures: Sequence[Path], seed: int, class_: str | None, output: Path | None
+) -> None:
     """Writes a sheet of pictures, each as the model sees it beside what it makes of it, and prints its file.
 
     Args:
         run: of a task that encodes images, a variational autoencoder.
         pictures: picture files, which are made what the training images are, as `jaxgen predict` does.
         seed: of what is drawn.
+        class_: of what the pictures show, by number or name, where the run was trained with classes.
         output: the PNG; by default `samples/reconstructions.png` in the run directory.
 
     Raises:
-        UsageError: for a run of another kind, and where something else would be written over.
+        UsageError: for a run of another kind, a class that is missing or unknown, and where something else would be
+            written over.
         JaxgenError: for a file that can't be read.
     """
     if not hasattr(run.task, "reconstruct"):
@@ -100,25 +103,18 @@ def print_reconstructions(run: SavedRun, pictures: Sequence[Path], seed: int, ou
         )
     if not pictures:
         raise UsageError("give the pictures to reconstruct")
+    label = class_number(run, class_)
+    if run.task.num_classes and label is None:
+        raise UsageError("the run was trained with classes: say by --class what the pictures show")
     path = _output(run, output, "reconstructions.png")
     found = [see(picture, run.example["image"].shape[1:], run.strokes) for picture in pictures]
     if errors := [one for one in found if isinstance(one, JaxgenError)]:
         raise errors[0]
     images = np.stack([one.image for one in found if not isinstance(one, JaxgenError)])
-    made = reconstructed(run, images, seed)
+    made = _reconstructed(run, images, seed, label)
     pairs = np.stack([images, made], axis=1).reshape(-1, *images.shape[1:])
     save_png(path, sheet(pairs, columns=2))
     say(str(path))
-
-
-def reconstructed(run: SavedRun, images: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Gives a variational autoencoder's reconstructions of images, both uint8 [images, height, width, channels]."""
-    state = run.state
-    scaled = (images / 255).astype(np.float32)
-    made: Any = jax.jit(run.task.reconstruct)(
-        state.evaluation_params(), state.model_state, seed_rng(seed), scaled
-    )
-    return np.round(255 * np.clip(jax.device_get(made), 0, 1)).astype(np.uint8)
 
 
 def class_number(run: SavedRun, given: str | None) -> int | None:
@@ -141,6 +137,16 @@ def class_number(run: SavedRun, given: str | None) -> int | None:
     if int(given) >= num_classes:
         raise UsageError(f"there is no class {given}: the run has classes 0 to {num_classes - 1}")
     return int(given)
+
+
+def _reconstructed(run: SavedRun, images: Images, seed: int, label: int | None) -> Images:
+    """Gives a variational autoencoder's reconstructions of images."""
+    state, scaled = run.state, (images / 255).astype(np.float32)
+    labels = () if label is None else (np.full(len(images), label, np.int32),)
+    made = jax.jit(run.task.reconstruct)(
+        state.evaluation_params(), state.model_state, seed_rng(seed), scaled, *labels
+    )
+    return np.asarray(np.round(255 * np.clip(jax.device_get(made), 0, 1)).astype(np.uint8))
 
 
 def _output(run: SavedRun, given: Path | None, name: str) -> Path:

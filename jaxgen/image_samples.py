@@ -114,13 +114,13 @@ class ImageGenerator:
         """
         if num_samples < 1:
             raise UsageError(f"num samples is {num_samples}; it must be at least 1")
-        labels = self._labels(num_samples, labels)
+        classes = self._labels(num_samples, labels)
         rng = seed_rng(seed)
         parts = []
         for first in range(0, num_samples, BATCH_SIZE):
             rngs = _example_rngs(rng, np.arange(first, first + BATCH_SIZE, dtype=np.int32))
             noise = _latents(rngs, self.task.latent_shape)
-            parts.append(self._decode(state, rngs, noise, labels, first, guidance, steps))
+            parts.append(self._decode(state, rngs, noise, _batch(classes, first), guidance, steps))
         return np.concatenate(parts)[:num_samples]
 
     def walk(
@@ -150,16 +150,14 @@ class ImageGenerator:
         """
         if frames < 2:
             raise UsageError(f"frames is {frames}; a walk needs at least 2")
+        label = 0 if label is None and self.task.num_classes else label
         labels = self._labels(frames, None if label is None else np.full(frames, label, np.int32))
-        if labels is not None and label is None:
-            labels[:] = 0
         first, last = (_example_rngs(seed_rng(seed), np.zeros(1, np.int32)) for seed in seeds)
         ends = [np.asarray(_latents(rngs, self.task.latent_shape))[0] for rngs in (first, last)]
         noise = spherical(ends[0], ends[1], np.linspace(0, 1, frames))
-        noise = _padded(noise, -(-frames // BATCH_SIZE) * BATCH_SIZE)
         rngs = jnp.repeat(first, BATCH_SIZE)
         parts = [
-            self._decode(state, rngs, noise[at : at + BATCH_SIZE], labels, at, guidance, steps)
+            self._decode(state, rngs, _batch(noise, at), _batch(labels, at), guidance, steps)
             for at in range(0, frames, BATCH_SIZE)
         ]
         return np.concatenate(parts)[:frames]
@@ -181,27 +179,21 @@ class ImageGenerator:
         return labels
 
     def _decode(
-        self,
-        state: TrainState,
-        rngs: Any,
-        noise: Any,
-        labels: Int32[np.ndarray, " samples"] | None,
-        first: int,
-        guidance: float | None,
-        steps: int | None,
+        self, state: TrainState, rngs: Any, noise: Any, labels: Any, guidance: float | None, steps: int | None
     ) -> Images:
-        """Makes the images of one whole batch, whose first image is that of so many labels on."""
+        """Makes the images of one batch."""
         if guidance is not None and not self.task.num_classes:
             raise UsageError(
                 "guidance leads to a class, and the run was trained without classes: leave it out"
             )
-        of_batch = None if labels is None else labels[first : first + BATCH_SIZE]
-        padded = None if of_batch is None else _padded(of_batch, BATCH_SIZE)
-        inputs = _spread((rngs, noise, padded), state)
         images = self._compiled(
-            state.evaluation_params(), state.model_state, *inputs, guidance=guidance, steps=steps
+            state.evaluation_params(),
+            state.model_state,
+            *_spread((rngs, noise, labels), state),
+            guidance=guidance,
+            steps=steps,
         )
-        return jax.device_get(images)
+        return np.asarray(jax.device_get(images))
 
 
 def sample_images(
@@ -297,8 +289,12 @@ def _generate(
     return jnp.round(255 * jnp.clip(images, 0, 1)).astype(jnp.uint8)
 
 
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
-    return np.concatenate([values, np.repeat(values[-1:], length - len(values), axis=0)])
+def _batch(values: np.ndarray | None, first: int) -> np.ndarray | None:
+    """Gives a batch of values from one on, the last one repeated where they end; None of none."""
+    if values is None:
+        return None
+    found = values[first : first + BATCH_SIZE]
+    return np.concatenate([found, np.repeat(found[-1:], BATCH_SIZE - len(found), axis=0)])
 
 
 def _spread(batch: Any, state: TrainState) -> Any:

@@ -10,8 +10,8 @@ from jaxgen.train.hooks import Hook
 from jaxgen.train.state import TrainState
 
 _SHEETS = 24
-# Part of a run's time that sheets may take.
-_SHARE = 0.05
+# Part of a run's time that sheets may take, once they have taken so many seconds.
+_SHARE, _SECONDS = 0.05, 5.0
 _FRAME, _LAST_FRAME = 300, 2000  # milliseconds
 _PATTERN = "step-*.png"
 
@@ -19,8 +19,8 @@ _PATTERN = "step-*.png"
 class SampleSheets(Hook):
     """Saves sheets of samples from fixed noise through a run, close together at first, and a film of them at the end.
 
-    Sheet k of K shows the state after (k / K)² of the run: most changes early. One that would take more than a twentieth
-    of the time since the last one is left out.
+    Sheet k of K shows the state after (k / K)² of the run: most changes early. Where they have taken some seconds,
+    one that would take more than a twentieth of the time since the last one is left out.
 
     Args:
         task: one that generates images.
@@ -35,7 +35,7 @@ class SampleSheets(Hook):
         self._directory = directory
         self._columns = sheet_columns(task.num_classes)
         self._due: list[int] = []
-        self._seconds = 0.0
+        self._seconds = self._spent = 0.0
         self._compiled = False
         self._last = -float("inf")
 
@@ -50,8 +50,8 @@ class SampleSheets(Hook):
     def wants_state(self, step: int) -> bool:
         """Tells whether a sheet is due, and may be drawn already."""
         due = bool(self._due) and step >= self._due[0]
-        rested = time.monotonic() - self._last >= self._seconds / _SHARE
-        return due and (rested or step >= self._due[-1])
+        cheap = self._spent < _SECONDS or time.monotonic() - self._last >= self._seconds / _SHARE
+        return due and (cheap or step >= self._due[-1])
 
     def on_state(self, step: int, state: TrainState) -> None:
         """Draws a sheet."""
@@ -61,6 +61,7 @@ class SampleSheets(Hook):
         self._last = time.monotonic()
         # The first one takes as long as it does because it is compiled.
         self._seconds = self._last - started if self._compiled else 0.0
+        self._spent += self._seconds
         self._compiled = True
 
     def on_finish(self, figures: dict[str, Any], state: TrainState) -> None:

@@ -11,7 +11,7 @@ from jaxgen.image_quality.frechet import check_features
 
 NEIGHBOURS = 3
 # Rows of a matrix of distances that are worked on at a time.
-_BLOCK = 1000
+_BLOCK = 200
 
 
 class PrecisionAndRecall(NamedTuple):
@@ -67,7 +67,9 @@ def _squared(
     points: Float64[np.ndarray, "points width"], centres: Float64[np.ndarray, "centres width"]
 ) -> Iterator[Float64[np.ndarray, "block centres"]]:
     """Gives the squared distances of points from centres, some rows at a time."""
-    lengths = np.sum(centres**2, axis=1)
+    # |x|² - 2 x·c + |c|² as one product: the matrix is large, and every pass over it costs as much.
+    squares, of_centres = (np.sum(values**2, axis=1, keepdims=True) for values in (points, centres))
+    left = np.concatenate([-2 * points, squares, np.ones_like(squares)], axis=1)
+    right = np.concatenate([centres, np.ones_like(of_centres), of_centres], axis=1).T
     for first in range(0, len(points), _BLOCK):
-        block = points[first : first + _BLOCK]
-        yield (np.sum(block**2, axis=1)[:, None] + lengths - 2 * block @ centres.T).clip(0)
+        yield left[first : first + _BLOCK] @ right
