@@ -7,7 +7,7 @@ from jaxgen.errors import UsageError
 
 
 def frechet_distance(
-    generated: Float[np.ndarray, "samples width"], real: Float[np.ndarray, "examples width"]
+    generated: Float[np.ndarray, "samples width"], real: Float[np.ndarray, "examples real_width"]
 ) -> float:
     """Gives |m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½) of the means and covariances, in float64.
 

@@ -24,7 +24,7 @@ class KernelDistance(NamedTuple):
 
 def kernel_distance(
     generated: Float[np.ndarray, "samples width"],
-    real: Float[np.ndarray, "examples width"],
+    real: Float[np.ndarray, "examples real_width"],
     seed: int = 0,
     subsets: int = SUBSETS,
     subset_size: int = SUBSET_SIZE,

@@ -28,7 +28,7 @@ class PrecisionAndRecall(NamedTuple):
 
 def precision_and_recall(
     generated: Float[np.ndarray, "samples width"],
-    real: Float[np.ndarray, "examples width"],
+    real: Float[np.ndarray, "examples real_width"],
     neighbours: int = NEIGHBOURS,
 ) -> PrecisionAndRecall:
     """Gives precision and recall, where each set lies in balls around its features, to their k-th nearest neighbours.
