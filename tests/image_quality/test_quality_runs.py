@@ -22,6 +22,8 @@ from jaxgen.image_samples import ImageGenerator, sample_images
 from jaxgen.image_sheets import read_png, sheet
 from jaxgen.run import run
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(autouse=True)
 def known(monkeypatch):
@@ -41,10 +43,10 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def classifier(data_dir, workdir):
+def classifier(digits, workdir, data_dir):
     """The feed-forward net on digits, which is right on 95 % of them after 8 epochs."""
-    options = FNN.options(data="digits", data_dir=data_dir, epochs=8, workdir=workdir / "classifier")
-    return run(FNN, options).path
+    task = jaxgen.ImageClassification(jaxgen.FeedForward(), pixel_range=(0.0, 1.0))
+    return fitted(task, optax.adam(1e-3), workdir / "classifier", digits, data_dir, "mnist_fnn", epochs=8)
 
 
 def trained(task, directory, digits, data_dir):
@@ -52,16 +54,20 @@ def trained(task, directory, digits, data_dir):
     with pytest.MonkeyPatch.context() as patch:
         for known in (Drawing, Encoding):
             patch.setattr(jaxgen.tasks, known.__name__, known, raising=False)
-        jaxgen.fit(
-            task,
-            digits["train"],
-            optax.adam(0.05),
-            steps=200,
-            test=digits["test"],
-            workdir=directory,
-            record={"experiment": "drawing", "data_dir": str(data_dir)},
-            progress=False,
-        )
+        return fitted(task, optax.adam(0.05), directory, digits, data_dir, "drawing", steps=200)
+
+
+def fitted(task, optimizer, directory, digits, data_dir, experiment, **length):
+    jaxgen.fit(
+        task,
+        digits["train"],
+        optimizer,
+        **length,
+        test=digits["test"],
+        workdir=directory,
+        record={"experiment": experiment, "data_dir": str(data_dir)},
+        progress=False,
+    )
     return directory
 
 
@@ -210,7 +216,7 @@ def test_evaluation_without_a_classifier_tells_how_to_get_one(unconditional, con
 
 @pytest.fixture
 def other_classifiers(classifier, tmp_path):
-    """Copies of the classifier that say they were trained on another set, on larger images, and with no hidden layer."""
+    """Copies of the classifier that say they know another set, larger images, and no hidden layer."""
     paths = []
     for name, change in (
         ("set", lambda config: config["data"].update(name="mnist")),
