@@ -63,7 +63,7 @@ def print_image_evaluation(
     ImageGenerator(run.task)
     say(f"{run.config.get('experiment') or run.directory.path}, step {int(run.state.step)}")
     for split in splits or (run.default_split,):
-        source = run.source(split)
+        source = run.source(split).held()
         if figures := own_figures(run, split, source, seed):
             say("  ".join(format_figures(figures)))
         if judge is not None:
