@@ -214,17 +214,6 @@ def _fit(
     )
 
 
-def _sample_sheets(task: Any, directory: RunDirectory) -> list[Hook]:
-    """Makes what shows how a model that generates images learns; of several processes none, as each would draw."""
-    import jax
-
-    from jaxgen.image_samples import GeneratesImages
-    from jaxgen.sample_sheets import SampleSheets
-
-    alone = jax.process_count() == 1
-    return [SampleSheets(task, directory.samples)] if alone and isinstance(task, GeneratesImages) else []
-
-
 def _row_optimizer(task: Any, optimizer: Any, train: Any, config: TrainConfig) -> Any:
     """Makes the optimiser of a task whose gradients add up over a step's words, or pairs of words."""
     return task.row_optimizer(optimizer, config.batch_size * train.shape[0])
@@ -286,6 +275,17 @@ class _Epilogue(Hook):
             and (text := write_sample(self._directory, self._task, state, test))
         ):
             _say(text)
+
+
+def _sample_sheets(task: Any, directory: RunDirectory) -> list[Hook]:
+    """Makes what shows how a model that generates images learns; of several processes none, as each would draw."""
+    import jax
+
+    from jaxgen.image_samples import GeneratesImages
+    from jaxgen.sample_sheets import SampleSheets
+
+    alone = jax.process_count() == 1
+    return [SampleSheets(task, directory.samples)] if alone and isinstance(task, GeneratesImages) else []
 
 
 def _new_directory(name: str) -> Path:
