@@ -69,7 +69,7 @@ def print_image_evaluation(
         if judge is not None:
             record = evaluate_images(run, judge, split, source, num_samples, seed, guidance, steps)
             _keep(run.directory.path / _FILE, record)
-            _print(record, run.task.num_classes)
+            _print(record)
             say(str(run.directory.path / _FILE))
     if judge is None:
         say(f"for the quality of its images name a classifier, --classifier RUN; {_train(run)}")
@@ -157,7 +157,7 @@ def _keep(path: Path, record: dict[str, Any]) -> None:
     write_json(path, [*others, record])
 
 
-def _print(record: dict[str, Any], num_classes: int) -> None:
+def _print(record: dict[str, Any]) -> None:
     from rich.console import Console
 
     judge = record["classifier"]
@@ -167,7 +167,7 @@ def _print(record: dict[str, Any], num_classes: int) -> None:
     )
     console = Console()
     console.print(_table(record))
-    console.print(_table_of_classes(record, num_classes))
+    console.print(_table_of_classes(record))
 
 
 def _table(record: dict[str, Any]) -> "Table":
@@ -183,7 +183,7 @@ def _table(record: dict[str, Any]) -> "Table":
     return table
 
 
-def _table_of_classes(record: dict[str, Any], num_classes: int) -> "Table":
+def _table_of_classes(record: dict[str, Any]) -> "Table":
     from rich.table import Table
 
     generated = record["generated"]

@@ -120,9 +120,8 @@ def penultimate(
 def digest(tree: Any) -> str:
     """Gives the SHA-256 of a tree of arrays, with their paths, in hexadecimal."""
     hashed = hashlib.sha256()
-    for path, leaf in sorted(
-        (jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ):
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    for path, leaf in sorted(leaves.items()):
         values = np.asarray(leaf)
         hashed.update(f"{path} {values.dtype.name} {values.shape}".encode())
         hashed.update(values.tobytes())
