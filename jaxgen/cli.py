@@ -10,6 +10,14 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from tyro.extras import SubcommandApp
 
 from jaxgen.cli_files import export, import_weights, prepare
+from jaxgen.cli_generate import (
+    QualityOptions,
+    evaluate_images,
+    interpolate,
+    reconstruct,
+    refuse_others,
+    sample,
+)
 from jaxgen.errors import unknown
 from jaxgen.experiment import experiments
 from jaxgen.fine_tune_config import FineTuneConfig
@@ -28,9 +36,11 @@ _COMMANDS = (
     "export",
     "fine-tune",
     "import",
+    "interpolate",
     "list",
     "plot",
     "predict",
+    "reconstruct",
     "sample",
     "similar",
     "translate",
@@ -67,11 +77,13 @@ def evaluate(
     length_penalty: float = 1.0,
     pairs: Path | None = None,
     analogies: Path | None = None,
+    images: Annotated[QualityOptions, OmitArgPrefixes] = QualityOptions(),  # noqa: B008
     data_dir: Path | None = None,
 ) -> None:
     """Evaluate a saved run again, from its directory alone, or a model of texts on any text or table of texts.
 
     What an encoder-decoder writes for pairs of texts is scored, and kept in samples/ of the run directory as a CSV.
+    Generated images are compared with real ones, beside other real ones, and the figures kept in image_quality.json.
 
     Args:
         run: the run directory; with --pairs and --analogies also a file of word vectors.
@@ -84,6 +96,7 @@ def evaluate(
         pairs: pairs of words judged by people, to compare word vectors with: word TAB word TAB number, such as
             wordsim353.tsv.
         analogies: questions to word vectors, four words a line, such as questions-words.txt.
+        images: of runs that generate images.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     if pairs is not None or analogies is not None:
@@ -91,10 +104,16 @@ def evaluate(
 
         print_word_evaluation(open_vectors(run), pairs, analogies)
         return
+    from jaxgen.image_samples import GeneratesImages
     from jaxgen.print_evaluation import print_evaluation
     from jaxgen.saved_run import SavedRun
 
-    print_evaluation(SavedRun(run, data_dir), split, data, truncate, beam, length_penalty)
+    saved = SavedRun(run, data_dir)
+    if isinstance(saved.task, GeneratesImages) and data is None:
+        evaluate_images(saved, images, split, data_dir)
+        return
+    refuse_others(images, "the run generates no images")
+    print_evaluation(saved, split, data, truncate, beam, length_penalty)
 
 
 @_app.command
@@ -203,70 +222,6 @@ def embed(
 
 
 @_app.command
-def sample(
-    run: _Run,
-    prompt: tuple[str, ...] = ("",),
-    max_tokens: int | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    typical_p: float | None = None,
-    repetition_penalty: float | None = None,
-    presence_penalty: float | None = None,
-    stop: tuple[str, ...] = (),
-    num_samples: int = 1,
-    seed: int = 0,
-    drop_unknown: bool = False,
-    past_end: bool = False,
-    output: Path | None = None,
-) -> None:
-    """Let a language model write: one text appears as it is written, several one after the other.
-
-    Args:
-        run: the run directory.
-        prompt: what to go on from, or a T5 to read; several for a text each. By default the end of a line.
-        max_tokens: new tokens of a text, at most; by default 400, or what the model's window has room for.
-        temperature: below 1 for likelier tokens, above for wilder ones; 0 takes the likeliest.
-        top_k: draw from so many of the likeliest tokens only.
-        top_p: draw from the likeliest tokens that have this probability together.
-        min_p: draw from tokens with at least this part of the likeliest one's probability.
-        typical_p: draw from the tokens nearest to the expected surprise, with this probability together.
-        repetition_penalty: above 1 to make tokens that were there less likely, by this factor of their logits.
-        presence_penalty: what is taken off the logits of tokens that were there.
-        stop: strings that end a text.
-        num_samples: texts for each prompt.
-        seed: of what is drawn.
-        drop_unknown: leave characters out of the prompt that the model doesn't know.
-        past_end: go on where the model writes the token that ends texts.
-        output: a file that the texts are written to as well.
-    """
-    from jaxgen.generate import Sampler
-    from jaxgen.sample import print_samples
-    from jaxgen.saved_run import SavedRun
-
-    sampler = Sampler.of(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        typical_p=typical_p,
-        repetition_penalty=repetition_penalty,
-        presence_penalty=presence_penalty,
-    )
-    options = {
-        "max_tokens": max_tokens,
-        "sampler": sampler,
-        "stop_strings": stop,
-        "num_samples": num_samples,
-        "seed": seed,
-        "drop_unknown": drop_unknown,
-        "past_end": past_end,
-    }
-    print_samples(SavedRun(run).writer, prompt, options, output)
-
-
-@_app.command
 def similar(
     vectors: Annotated[Positional[Path], arg(metavar="RUN-OR-FILE")],
     words: Annotated[Positional[tuple[str, ...]], arg(metavar="[WORD ...]")] = (),
@@ -370,6 +325,9 @@ def average_checkpoints(
 
 _app.command(name="import")(import_weights)
 _app.command(export)
+_app.command(sample)
+_app.command(interpolate)
+_app.command(reconstruct)
 _data.command(prepare)
 
 

@@ -66,7 +66,7 @@ def predict(run: SavedRun, paths: Sequence[Path]) -> Iterator[Prediction | Jaxge
     strokes = run.strokes
     files = _find(paths)
     while batch := list(islice(files, _READ_AT_ONCE)):
-        read = [file if isinstance(file, JaxgenError) else _see(file, shape, strokes) for file in batch]
+        read = [file if isinstance(file, JaxgenError) else see(file, shape, strokes) for file in batch]
         images = [item.image for item in read if isinstance(item, Seen)]
         probabilities = iter(_probabilities(run, np.stack(images)) if images else ())
         for item in read:
@@ -233,7 +233,8 @@ def _find(paths: Sequence[Path]) -> Iterator[Path | JaxgenError]:
             yield error
 
 
-def _see(path: Path, shape: tuple[int, ...], strokes: Strokes | None) -> Seen | JaxgenError:
+def see(path: Path, shape: tuple[int, ...], strokes: Strokes | None) -> Seen | JaxgenError:
+    """Makes of a picture file what the training images are, of a shape and with such strokes, or gives the error."""
     height, width, channels = shape
     try:
         pictures.examine(path)

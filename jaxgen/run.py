@@ -167,6 +167,8 @@ def report(directory: RunDirectory) -> None:
     plots = sorted(directory.plots.glob("*.png"))
     if plots:
         _say(f"plots: {directory.plots}/ ({', '.join(plot.stem for plot in plots)})")
+    if sheets := sorted(directory.samples.glob("step-*.png")):
+        _say(f"samples: {directory.samples}/ ({len(sheets)} sheets, film.gif)")
     _say(f"run directory: {directory.path}")
     _say("  ".join(format_figures(directory.result() or {})))
 
@@ -210,7 +212,7 @@ def _fit(
         steps_per_call=config.steps_per_call,
         resident=None if config.input == "auto" else config.input == "device",
         judge=judge_of(directory, task, splits["validation"]) if "validation" in splits else None,
-        hooks=[_Epilogue(experiment, task, splits, directory)],
+        hooks=[_Epilogue(experiment, task, splits, directory), *_sample_sheets(task, directory)],
     )
 
 
@@ -275,6 +277,17 @@ class _Epilogue(Hook):
             and (text := write_sample(self._directory, self._task, state, test))
         ):
             _say(text)
+
+
+def _sample_sheets(task: Any, directory: RunDirectory) -> list[Hook]:
+    """Makes what shows how a model that generates images learns; of several processes none, as each would draw."""
+    import jax
+
+    from jaxgen.image_samples import GeneratesImages
+    from jaxgen.sample_sheets import SampleSheets
+
+    alone = jax.process_count() == 1
+    return [SampleSheets(task, directory.samples)] if alone and isinstance(task, GeneratesImages) else []
 
 
 def _new_directory(name: str) -> Path:

@@ -20,6 +20,13 @@ class Hook:
     def on_progress(self, step: int) -> None:
         """Is called after each call of the device, whose work may still be under way."""
 
+    def wants_state(self, step: int) -> bool:
+        """Is asked after each call of the device whether to see the state, for which the loop waits."""
+        return False
+
+    def on_state(self, step: int, state: TrainState) -> None:
+        """Is called where `wants_state` says so; the state is donated right after, copy what you keep."""
+
     def on_report(self, step: int, figures: dict[str, float]) -> None:
         """Is called with the training figures averaged since the last report, a call late."""
 

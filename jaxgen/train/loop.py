@@ -177,6 +177,7 @@ class Loop:
             self._check_save()
         for hook in self._hooks:
             hook.on_progress(self.position)
+        self._show()
         evaluation_due, checkpoint_due = (
             self.position % n == 0 or self.position == settings.steps for n in every
         )
@@ -191,6 +192,18 @@ class Loop:
         at_end = self.position == settings.steps or self.tally.converged
         if is_best or at_end or (checkpoint_due and rested):
             self._look_up(saving=True, figures=figures)
+
+    def _show(self) -> None:
+        """Gives the state to the hooks that want it; what they do isn't counted as the steps' time."""
+        hooks = [hook for hook in self._hooks if hook.wants_state(self.position)]
+        if not hooks:
+            return
+        jax.block_until_ready(self.state)
+        started = time.perf_counter()
+        for hook in hooks:
+            hook.on_state(self.position, self.state)
+        if self._mark is not None:
+            self._mark = (self._mark[0] + time.perf_counter() - started, self._mark[1])
 
     def _deliver(self) -> None:
         """Reads the report that fell due a call ago, and gives it to the hooks."""
