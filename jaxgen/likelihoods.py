@@ -13,7 +13,7 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 
 def bernoulli_log_likelihood(
     logits: Float[AnyArray, "batch *shape"],  # noqa: F821
-    values: Shaped[AnyArray, "batch *shape"],  # noqa: F821
+    values: Shaped[AnyArray, "..."],
 ) -> Float[Array, " batch"]:
     """Gives the log probability of values that are 0 or 1, each of the probability sigmoid(logit), summed over them.
 
@@ -28,7 +28,7 @@ def bernoulli_log_likelihood(
 def gaussian_log_likelihood(
     means: Float[AnyArray, "batch *shape"],  # noqa: F821
     log_scale: Float[AnyArray, "..."],
-    values: Float[AnyArray, "batch *shape"],  # noqa: F821
+    values: Float[AnyArray, "..."],
 ) -> Float[Array, " batch"]:
     """Gives the log density of values under independent Gaussians, summed over them.
 

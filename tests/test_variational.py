@@ -17,6 +17,8 @@ from jaxgen.models import ConvolutionalVAE, DenseVAE
 from jaxgen.tasks import Variational, variational
 from jaxgen.train.context import Context
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 RNG = np.random.default_rng(0)
 SHAPE = (2, 3, 1)
 PIXELS, LATENTS, SCALE = 6, 2, 0.6
@@ -38,7 +40,9 @@ def task_and_params(**options):
     fields = {name: options.pop(name) for name in ("beta", "warmup_steps", "free_bits") if name in options}
     task = Variational(DenseVAE(SHAPE, **{"num_latents": LATENTS, "widths": (5,), **options}), **fields)
     params, _ = task.init(jax.random.key(0), batch_of(images()))
-    return task, jax.tree.map(lambda leaf: leaf + 0.1 * RNG.normal(size=leaf.shape).astype(np.float32), params)
+    return task, jax.tree.map(
+        lambda leaf: leaf + 0.1 * RNG.normal(size=leaf.shape).astype(np.float32), params
+    )
 
 
 def noise_of(context):
@@ -68,7 +72,9 @@ def slow_terms(params, values, noise, likelihood):
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_the_loss_is_numpys_and_its_gradient_that_of_finite_differences(likelihood):
     task, params = task_and_params(likelihood=likelihood, beta=0.7)
-    pixels = images() if likelihood == "gaussian" else 255 * (images() // 128)  # sure pixels: nothing is drawn
+    pixels = (
+        images() if likelihood == "gaussian" else 255 * (images() // 128)
+    )  # sure pixels: nothing is drawn
     values = pixels / 255
 
     def objective(params):
@@ -86,7 +92,9 @@ def test_the_loss_is_numpys_and_its_gradient_that_of_finite_differences(likeliho
     assert value == pytest.approx(slow(given), rel=1e-5)
     reconstruction, divergence = slow_terms(given, values, noise, likelihood)
     assert metrics["divergence"].compute() == pytest.approx(divergence.mean(), rel=1e-5)
-    assert metrics["negative_bound"].compute() == pytest.approx((reconstruction + divergence).mean(), rel=1e-5)
+    assert metrics["negative_bound"].compute() == pytest.approx(
+        (reconstruction + divergence).mean(), rel=1e-5
+    )
     leaves, structure = jax.tree.flatten(given)
     for number, leaf in enumerate(jax.tree.leaves(gradient)):
         direction = RNG.normal(size=leaf.shape)
@@ -132,12 +140,13 @@ def test_with_the_exact_posterior_every_sample_gives_the_marginal_likelihood():
 
 def test_many_samples_approach_the_marginal_likelihood():
     """With correlated latents, and an encoder that is wrong as well, one sample is far from it."""
-    task, params, exact = linear_gaussian(RNG.normal(size=(LATENTS, PIXELS)), encoder_error=0.2)
+    correlated = np.array([[1.0, 0.5, -0.3, 0.2, 0, 0.4], [0.6, 1, 0.5, -1, 0.3, 0]])
+    task, params, exact = linear_gaussian(correlated, encoder_error=0.05)
     batch = batch_of(images(32))
     bound = jax.jit(task.bound, static_argnums=4)
     wanted = exact(batch["image"] / 255)
-    assert bound(params, {}, jax.random.key(0), batch, 1).compute() > wanted + 0.5
-    assert bound(params, {}, jax.random.key(0), batch, 4000).compute() == pytest.approx(wanted, abs=0.02)
+    assert bound(params, {}, jax.random.key(0), batch, 1).compute() > wanted + 0.1
+    assert bound(params, {}, jax.random.key(0), batch, 4000).compute() == pytest.approx(wanted, abs=0.01)
 
 
 def test_more_samples_tighten_the_bound_and_one_is_the_usual_one():
@@ -154,7 +163,7 @@ def test_more_samples_tighten_the_bound_and_one_is_the_usual_one():
 def test_chunks_of_samples_and_padding_change_nothing(monkeypatch):
     task, params = task_and_params()
     batch = batch_of(images())
-    whole = task.bound(params, {}, jax.random.key(0), batch, 7).compute()
+    whole = float(task.bound(params, {}, jax.random.key(0), batch, 7).compute())
     monkeypatch.setattr(variational, "_DECODED_PIXELS", 2 * 8 * PIXELS)
     assert task.bound(params, {}, jax.random.key(0), batch, 7).compute() == pytest.approx(whole, rel=1e-5)
     padded = {
@@ -167,7 +176,7 @@ def test_chunks_of_samples_and_padding_change_nothing(monkeypatch):
         for each in (batch, padded)
     ]
     for name, metric in figures[0].items():
-        assert figures[1][name].compute() == pytest.approx(metric.compute(), rel=1e-5)
+        assert float(figures[1][name].compute()) == pytest.approx(float(metric.compute()), rel=1e-5)
 
 
 def test_pixels_are_ones_as_often_as_they_are_bright():
@@ -223,9 +232,7 @@ def test_free_bits_charge_what_is_above_them_in_training_alone():
     # A posterior that is the prior pays for the free bits, and has no reason to go there: its gradient is 0.
     prior = jax.tree.map(jnp.zeros_like, params)
     gradient = jax.grad(
-        lambda params: (
-            task.loss(params, {}, (), batch, context())[0]["charged_divergence"].mean.compute()
-        )
+        lambda params: task.loss(params, {}, (), batch, context())[0]["charged_divergence"].mean.compute()
     )(prior)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
@@ -248,7 +255,9 @@ def test_images_made_and_reconstructed_are_in_range(family, num_classes, likelih
     labels = jnp.asarray(batch["label"]) if num_classes else None
     latents = jax.random.normal(jax.random.key(1), (4, 5))
     made = task.generate(params, model_state, jax.random.key(2), latents, labels)
-    rebuilt = task.reconstruct(params, model_state, jax.random.key(2), batch["image"] / np.float32(255), labels)
+    rebuilt = task.reconstruct(
+        params, model_state, jax.random.key(2), batch["image"] / np.float32(255), labels
+    )
     for pixels in (made, rebuilt):
         assert pixels.shape == batch["image"].shape
         assert (pixels >= 0).all() and (pixels <= 1).all()
@@ -278,9 +287,7 @@ def test_unfit_data_and_requests_are_refused():
     with pytest.raises(UsageError, match="has images of 4 x 4 x 1, the model is for 2 x 3 x 1"):
         task.check(from_arrays({"image": images(8, (4, 4, 1)), "label": labels}, split="train"))
     with pytest.raises(UsageError, match="3 classes, but the model knows 2"):
-        task.check(
-            from_arrays({"image": images(), "label": np.arange(8, dtype=np.int32) % 3}, split="train")
-        )
+        task.check(from_arrays({"image": images(), "label": np.arange(8, dtype=np.int32) % 3}, split="train"))
     with pytest.raises(UsageError, match="not image and label"):
         task.check(from_arrays({"image": images()}, split="train"))
     latents = jnp.zeros((8, LATENTS))
@@ -292,6 +299,6 @@ def test_unfit_data_and_requests_are_refused():
         task.generate(params, {}, jax.random.key(0), latents)
     with pytest.raises(UsageError, match="at least 1"):
         task.bound(params, {}, jax.random.key(0), {**batch_of(images()), "label": labels}, 0)
-    for name in ("beta", "warmup_steps", "free_bits"):
-        with pytest.raises(UsageError, match=f"{name} is -1"):
-            task_and_params(**{name: -1})
+    for name, value in {"beta": -1.0, "warmup_steps": -1, "free_bits": float("nan")}.items():
+        with pytest.raises(UsageError, match=f"{name} is {value}"):
+            task_and_params(**{name: value})

@@ -51,7 +51,8 @@ class VAE(nn.Module):
         image_shape: height, width and channels.
         num_latents: size of the latent vector, whose prior is the standard normal.
         num_classes: classes that encoder and decoder are told; 0 for none.
-        likelihood: `bernoulli`, of pixels that are 0 or 1, or `gaussian`, with one standard deviation, which is learned.
+        likelihood: `bernoulli`, of pixels that are 0 or 1, or `gaussian`, with one standard deviation, that is
+            learned.
 
     Raises:
         UsageError: when it is made, for unknown names and sizes out of range; when it is called, for images of another
@@ -166,7 +167,7 @@ class _DenseLayers(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Float[Array, "batch *shape"], classes: Float[Array, "batch classes"] | None = None
+        self, inputs: Float[Array, "batch ..."], classes: Float[Array, "batch classes"] | None = None
     ) -> Float[Array, "batch features"]:
         hidden = inputs.reshape(inputs.shape[0], -1)
         if classes is not None:
@@ -178,7 +179,9 @@ class _DenseLayers(nn.Module):
                 hidden = linear * nn.sigmoid(gate)
             else:
                 hidden = activation_function(self.activation)(linear)
-        return nn.Dense(self.outputs, kernel_init=kernel_init, name="output")(hidden) if self.outputs else hidden
+        return (
+            nn.Dense(self.outputs, kernel_init=kernel_init, name="output")(hidden) if self.outputs else hidden
+        )
 
 
 class ConvolutionalVAE(VAE):
@@ -203,6 +206,8 @@ class ConvolutionalVAE(VAE):
     def __post_init__(self) -> None:
         """Refuses impossible values before anything is computed."""
         check_sizes(channels=self.channels, width=(self.width,))
+        if self.blocks < 0:
+            raise UsageError(f"blocks is {self.blocks}; it must be at least 0")
         activation_function(self.activation)
         super().__post_init__()
         factor = 2 ** len(self.channels)
@@ -228,7 +233,9 @@ class _Convolution(nn.Module):
     init: Any = kernel_init
 
     @nn.compact
-    def __call__(self, inputs: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w features"]:
+    def __call__(
+        self, inputs: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch h w features"]:
         kernel = self.param("kernel", self.init, (3, 3, inputs.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return convolve(jnp.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0))), kernel) + bias
@@ -285,7 +292,9 @@ class _ConvolutionalDecoder(nn.Module):
         factor = 2 ** len(self.channels)
         shape = (height // factor, width // factor, self.channels[-1])
         hidden = activate(nn.Dense(self.width, kernel_init=kernel_init, name="dense_0")(inputs))
-        hidden = nn.Dense(math.prod(shape), kernel_init=kernel_init, name="dense_1")(hidden).reshape(-1, *shape)
+        hidden = nn.Dense(math.prod(shape), kernel_init=kernel_init, name="dense_1")(hidden).reshape(
+            -1, *shape
+        )
         below = (colours, *self.channels)
         for stage in reversed(range(len(self.channels))):
             for block in range(self.blocks):

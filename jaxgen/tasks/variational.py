@@ -51,16 +51,16 @@ class Variational:
     """Models images by latents: `image` [batch, height, width, channels], `label` int32 [batch], `weight` [batch].
 
     With a Bernoulli likelihood pixels are 0 or 1: bytes, or floats in [0, 1], are taken for the probability of a 1 and
-    drawn. In training they are drawn afresh each step (Burda et al. 2016, section 5); in evaluation each image, wherever
-    it stands, is drawn in the one way that its own pixels determine, and so are its latents: figures of different
+    drawn. In training they are drawn afresh each step (Burda et al. 2016, section 5); in evaluation each image is drawn
+    in the one way that its own pixels determine, wherever it stands, and so are its latents: figures of different
     states, runs and seeds compare. With a Gaussian one bytes become floats in [0, 1], and the likelihood is a density.
 
     Attributes:
         model: a `DenseVAE` or a `ConvolutionalVAE`, or what has their methods.
         beta: weight of the divergence from the prior (Higgins et al. 2017, equation 4).
         warmup_steps: over which that weight rises linearly from 0 in training (Sønderby et al. 2016, section 2.3).
-        free_bits: nats of divergence, of each latent of each example, that cost nothing in training (Kingma et al. 2016,
-            section 8, who take the mean over a batch; of each example, a sum is left that splits into microbatches).
+        free_bits: nats of divergence, of each latent of each example, that cost nothing in training (Kingma et al.
+            2016, section 8; they take the mean over a batch, which doesn't split into microbatches).
     """
 
     model: VAE
