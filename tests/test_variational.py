@@ -213,7 +213,7 @@ def test_beta_warms_up_and_evaluation_has_all_of_it():
 
     def weight(train, step):
         terms, _ = task.loss(params, {}, (), batch, context(train, step))
-        return float(terms["charged_divergence"].weight)
+        return float(terms["divergence"].weight)
 
     assert [weight(True, step) for step in (0, 5, 10, 1000)] == pytest.approx([0, 1, 2, 2])
     assert weight(False, 0) == 2
@@ -225,14 +225,14 @@ def test_free_bits_charge_what_is_above_them_in_training_alone():
     batch = batch_of(images())
 
     def charged(task, train):
-        return float(task.loss(params, {}, (), batch, context(train))[0]["charged_divergence"].mean.compute())
+        return float(task.loss(params, {}, (), batch, context(train))[0]["divergence"].mean.compute())
 
     assert charged(task, True) >= LATENTS * 0.5
     assert charged(task, False) == pytest.approx(charged(plain, False), rel=1e-6)
     # A posterior that is the prior pays for the free bits, and has no reason to go there: its gradient is 0.
     prior = jax.tree.map(jnp.zeros_like, params)
     gradient = jax.grad(
-        lambda params: task.loss(params, {}, (), batch, context())[0]["charged_divergence"].mean.compute()
+        lambda params: task.loss(params, {}, (), batch, context())[0]["divergence"].mean.compute()
     )(prior)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient))
 
@@ -243,10 +243,9 @@ def test_active_units_are_counted_over_the_whole_split():
     assert (sums + variational.ActiveUnits(np.float32([0, 0.2, 0]), np.float32(0))).compute() == 1
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
-@pytest.mark.parametrize("num_classes", [0, 3])
+@pytest.mark.parametrize(("likelihood", "num_classes"), [("bernoulli", 0), ("gaussian", 3)])
 @pytest.mark.parametrize("family", [DenseVAE, ConvolutionalVAE])
-def test_images_made_and_reconstructed_are_in_range(family, num_classes, likelihood):
+def test_images_made_and_reconstructed_are_in_range(family, likelihood, num_classes):
     small = {"channels": (4, 8), "width": 8} if family is ConvolutionalVAE else {"widths": (8,)}
     task = Variational(family((8, 4, 3), 5, num_classes, likelihood, **small))
     batch = {"image": images(4, (8, 4, 3)), "label": np.array([0, 1, 2, 1], np.int32)}
@@ -269,16 +268,16 @@ def test_images_made_and_reconstructed_are_in_range(family, num_classes, likelih
 
 
 def test_learns_digits():
-    """Untrained it is 64 log 2 = 44 nats; the pixels' frequencies alone are worth 25."""
-    task = Variational(DenseVAE((8, 8, 1), 10, widths=(64,)))
+    """With each pixel's frequency alone it would be 178 nats; drawing the pixels' greys costs 112 of them."""
+    task = Variational(DenseVAE((28, 28, 1), 10, widths=(64,)))
     optimizer = optim.OptimizerConfig(schedule=optim.Schedule(learning_rate=3e-3)).build()
     options = {"steps": 400, "batch_size": 64, "progress": False}
-    result = jaxgen.fit(task, load("digits", "train"), optimizer, test=load("digits", "test"), **options)
-    assert result.figures["test/negative_bound"] < 21
-    assert result.figures["test/active_units"] > 0.4
-    assert result.figures["test/negative_bound"] == pytest.approx(
-        result.figures["test/reconstruction"] + result.figures["test/divergence"], rel=1e-5
-    )
+    train, test = load("digits", "train"), load("digits", "test")
+    figures = jaxgen.fit(task, train, optimizer, test=test, **options).figures
+    assert figures["test/negative_bound"] < 167
+    assert figures["test/active_units"] > 0.4
+    total = figures["test/reconstruction"] + figures["test/divergence"]
+    assert figures["test/negative_bound"] == pytest.approx(total, rel=1e-5)
 
 
 def test_unfit_data_and_requests_are_refused():

@@ -149,7 +149,7 @@ class Variational:
         }
         terms = {
             "reconstruction": Term(Mean.of(reconstruction, weights)),
-            "charged_divergence": Term(Mean.of(charged, weights), self._weight(context)),
+            "divergence": Term(Mean.of(charged, weights), self._weight(context)),
         }
         return terms, Outputs(reported, model_state, carry)
 
