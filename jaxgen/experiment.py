@@ -96,8 +96,8 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageConfig(TrainConfig):
-    """The options of the experiments that classify images."""
+class PictureConfig(TrainConfig):
+    """The options of the experiments on images."""
 
     data: str = "mnist"
     """The data set: mnist, digits (no network), any tfds set of images, or a folder with a subfolder a class."""
@@ -105,6 +105,12 @@ class ImageConfig(TrainConfig):
     """Height and width that images are resized to; one number for squares. By default they stay as they are."""
     image_channels: Literal[1, 3] | None = None
     """What images are converted to: 1 for grey, 3 for colour. By default they stay as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(PictureConfig):
+    """The options of the experiments that classify images."""
+
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     """What is minimised: cross-entropy, or mean squared error on one-hot targets."""
     label_smoothing: float = 0.0

@@ -11,7 +11,7 @@ from jaxgen.data.sequences import EncodedRow, SequenceFormat, Table
 from jaxgen.data.sources import Source, load
 from jaxgen.data.subwords import Subwords
 from jaxgen.errors import UsageError
-from jaxgen.experiment import Experiment, ImageConfig, TrainConfig
+from jaxgen.experiment import Experiment, PictureConfig, TrainConfig
 from jaxgen.pairs_config import PairsConfig
 from jaxgen.text_config import TextConfig
 from jaxgen.train.hooks import say
@@ -43,7 +43,7 @@ def load_splits(experiment: Experiment, config: TrainConfig, data_dir: Path | No
     if isinstance(config, WordConfig):
         return load_words(config, data_dir)
     conversion: dict[str, Any] = {}
-    if isinstance(config, ImageConfig):
+    if isinstance(config, PictureConfig):
         conversion = {"image_size": _size(config.image_size), "image_channels": config.image_channels}
 
     def read(split: str) -> Source:

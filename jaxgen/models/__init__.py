@@ -13,6 +13,7 @@ from jaxgen.models.row_reader import RowReader
 from jaxgen.models.sequence_net import SequenceNet
 from jaxgen.models.sequence_reader import SequenceReader
 from jaxgen.models.t5 import T5
+from jaxgen.models.vae import ConvolutionalVAE, DenseVAE
 from jaxgen.models.word_vectors import BiasedWordVectors, WordVectors
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "T5",
     "BiasedWordVectors",
     "ConvNet",
+    "ConvolutionalVAE",
+    "DenseVAE",
     "EncoderDecoderTransformer",
     "FeedForward",
     "Recurrent",

@@ -9,6 +9,7 @@ from jaxgen.tasks.regression import Regression
 from jaxgen.tasks.sequence_prediction import SequencePrediction
 from jaxgen.tasks.sequence_to_sequence import PrefixLanguageModelling, SequenceToSequence, SpanCorruption
 from jaxgen.tasks.text_classification import TextClassification
+from jaxgen.tasks.variational import Variational
 from jaxgen.tasks.word_embedding import WordEmbedding
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "SpanCorruption",
     "Task",
     "TextClassification",
+    "Variational",
     "WordEmbedding",
     "apply_model",
     "infer",
