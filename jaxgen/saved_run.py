@@ -77,9 +77,9 @@ class SavedRun:
                 "jaxgen.SavedRun(path).evaluate({'test': arrays})"
             )
         if "words" in data:
-            raise UsageError(
-                f"{self.directory.path} is a run of word vectors, which are evaluated on pairs of words and analogies, "
-                "not on texts"
+            raise OwnCodeError(
+                f"{self.directory.path} is a run of word vectors: jaxgen evaluate takes --pairs FILE or --analogies "
+                "FILE, jaxgen plot --words FILE"
             )
         if "text" in data:
             source = self._text(split)

@@ -1,6 +1,6 @@
 """The options of experiments with word vectors, and how a corpus is read for them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,14 @@ from jaxgen.experiment import TrainConfig
 
 # A step of GloVe has few operations: of 16,384 pairs it makes eight times as many a second as of 512.
 _PAIRS_PER_WORD = 32
+_OF_PAIRS = ("skipgram", "cbow", "fasttext")
+# Options that are of no meaning to other methods.
+_ONLY = {
+    "x_max": ("glove",),
+    "ngrams": ("fasttext",),
+    "buckets": ("fasttext",),
+    **dict.fromkeys(("negatives", "subsample", "schedule", "final_fraction", "optimizer"), _OF_PAIRS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,24 +63,39 @@ class WordConfig(TrainConfig):
     """Blocks a step, over all devices; the gradients of their words add up. For glove 32 pairs for each of their words.
     """
     optimizer: str = "sgd"
-    """Plain gradient descent, sgd; for glove adagrad in any case."""
+    """Plain gradient descent, sgd, and no other; glove has AdaGrad."""
     learning_rate: float | None = None
     """Learning rate of a pair of words at the beginning. By default 0.025; 0.05 for glove."""
     schedule: str = "linear"
-    """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise; for glove constant in any
-    case."""
+    """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise; glove's is constant."""
     final_fraction: float = 0.004
     """What cosine and linear come down to, as a part of the peak learning rate."""
 
     def settled(self) -> "WordConfig":
-        """Gives the options with what the method has instead of the usual."""
-        block_size = self.block_size or {"cbow": 512, "fasttext": 128}.get(self.method, 256)
+        """Gives the options with what the method has instead of the usual.
+
+        Raises:
+            UsageError: for options that mean nothing to the method.
+        """
+        for option in fields(self):
+            methods = _ONLY.get(option.name, (self.method,))
+            if self.method not in methods and getattr(self, option.name) != option.default:
+                name = option.name.replace("_", "-")
+                raise UsageError(
+                    f"--{name} is for {' and '.join(methods)} alone, not for --method {self.method}"
+                )
+        block_size = self.block_size
+        if block_size is None:
+            block_size = {"cbow": 512, "fasttext": 128}.get(self.method, 256)
+        rate = self.learning_rate
+        if rate is None:
+            rate = 0.05 if self.method == "glove" else 0.025
         if self.method != "glove":
-            return replace(self, block_size=block_size, learning_rate=self.learning_rate or 0.025)
+            return replace(self, block_size=block_size, learning_rate=rate)
         return replace(
             self,
             block_size=block_size,
-            learning_rate=self.learning_rate or 0.05,
+            learning_rate=rate,
             optimizer="adagrad",
             schedule="constant",
             batch_size=_PAIRS_PER_WORD * self.batch_size * block_size,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxgen.embeddings.evaluation import Analogies, WordPairs, evaluate_analogies, evaluate_word_pairs
+from jaxgen.embeddings.fasttext_binary import write_fasttext
 from jaxgen.embeddings.formats import Format, load, save
 from jaxgen.embeddings.keyed_vectors import KeyedVectors
 from jaxgen.errors import JaxgenError, UsageError, shown
@@ -71,13 +72,23 @@ def convert(path: Path, output: Path, format: Format) -> None:
     """
     if output.suffix:
         check_new(output)
-        save(output, open_vectors(path), format)
+        _write(path, {output: format})
     else:
         with new_directory(output) as made:
-            vectors = open_vectors(path)
-            for name, kind in _FILES[format].items():
-                save(made / name, vectors, kind)
+            _write(path, {made / name: kind for name, kind in _FILES[format].items()})
     say(f"{format}: {shown(output)}")
+
+
+def _write(path: Path, files: dict[Path, Format]) -> None:
+    """Writes vectors into files; of a run of FastText all that it takes to train it on."""
+    run = SavedRun(path) if path.is_dir() else None
+    vectors = open_vectors(path)
+    for file, kind in files.items():
+        if kind == "fasttext" and run is not None and vectors.ngrams is not None:
+            output, arguments = run.task.fasttext_parts(run.state.evaluation_params(), run)
+            write_fasttext(file, vectors, output, arguments)
+        else:
+            save(file, vectors, kind)
 
 
 def print_word_evaluation(vectors: KeyedVectors, pairs: Path | None, analogies: Path | None) -> None:

@@ -17,6 +17,7 @@ from jaxgen.data.pipeline import read_batch
 from jaxgen.data.sources import from_arrays
 from jaxgen.data.word_blocks import BlockFormat, word_source
 from jaxgen.data.word_parts import NgramFormat
+from jaxgen.embeddings.fasttext_binary import read_fasttext
 from jaxgen.embeddings.ngrams import fnv1a, ngrams
 from jaxgen.errors import UsageError
 from jaxgen.models import WordVectors
@@ -27,6 +28,8 @@ from jaxgen.tasks import WordEmbedding
 from jaxgen.train.context import Context
 from jaxgen.train.state import TrainState
 from jaxgen.train.step import make_train_step
+from jaxgen.word_config import load_words
+from jaxgen.word_vectors import convert
 
 GIVEN = BlockFormat(
     window=3, subsample=0.05, block_size=16, group_size=8, negatives_per_group=4, most_repeats=2
@@ -257,8 +260,9 @@ def test_the_experiment_makes_a_run(tmp_path):
     assert len(found) == 8
     assert found.vectors.shape == (8, 5)
     np.testing.assert_array_equal(found["a"], saved.state.params["input"][found.key_to_index["a"]])
-    with pytest.raises(UsageError, match="pairs of words"):
+    with pytest.raises(UsageError, match="--pairs FILE or --analogies FILE"):
         saved.evaluate()
+    assert [path.name for path in saved.plot()] == ["curves.png"]
 
 
 def test_words_that_were_not_seen_have_vectors_of_their_n_grams(tmp_path):
@@ -272,8 +276,57 @@ def test_words_that_were_not_seen_have_vectors_of_their_n_grams(tmp_path):
     table = np.asarray(saved.state.params["input"])
     buckets = [6 + fnv1a(gram) % 40 for gram in ngrams("cattle", 2, 3)]
     np.testing.assert_allclose(found["cattle"], table[buckets].mean(axis=0), rtol=1e-5, atol=1e-7)
+    convert(tmp_path / "run", tmp_path / "ft", "fasttext")
+    model = read_fasttext(tmp_path / "ft" / "vectors.bin")
+    np.testing.assert_array_equal(model.output, saved.state.params["output"][:6])
+    assert (model.arguments.window, model.arguments.subsampling, model.arguments.epochs) == (5, 0.0, 1)
     parts = [found.key_to_index["cats"], *(6 + fnv1a(gram) % 40 for gram in ngrams("cats", 2, 3))]
     np.testing.assert_allclose(found["cats"], table[parts].mean(axis=0), rtol=1e-5, atol=1e-7)
+
+
+def test_tables_begin_as_in_the_c_code(sources):
+    for method, bound in (("skipgram", 0.5 / DIM), ("fasttext", 1 / DIM)):
+        params, _ = make(method, sources[method]).init(jax.random.key(0), {})
+        assert 0.95 * bound < params["input"].max() <= bound
+        assert -bound <= params["input"].min() < -0.95 * bound
+        assert abs(params["input"].mean()) < 0.1 * bound
+        assert not params["output"].any()
+
+
+def settled(path, **options):
+    return word_vectors.EXPERIMENT.options(data=str(path), min_count=1, **options).settled()
+
+
+def test_options_reach_the_blocks(tmp_path):
+    (tmp_path / "corpus.txt").write_text("A cat sat. The dog\nsat. A cat sat, too!\n" * 30)
+    for method, block, group in (("skipgram", 256, 16), ("cbow", 512, 32), ("fasttext", 128, 16)):
+        reader = load_words(settled(tmp_path / "corpus.txt", method=method, window=3, seed=4), None)[
+            "train"
+        ].reader
+        assert (reader.given.block_size, reader.given.group_size) == (block, group)
+        assert (reader.given.window, reader.seed) == (3, 4)
+        assert (reader.given.ngrams is None) == (method != "fasttext")
+    assert set(reader.corpus.vocabulary.words) == {"A", "cat", "sat.", "The", "dog", "sat,", "too!"}
+    prose = settled(tmp_path / "corpus.txt", sentences="prose", method="glove", window=2)
+    reader = load_words(prose, None)["train"].reader
+    assert reader.window == 2
+    assert set(reader.corpus.vocabulary.words) == {"a", "cat", "sat", "the", "dog", "too"}
+
+
+def test_options_of_other_methods_are_refused(tmp_path):
+    for options, message in (
+        ({"x_max": 5.0}, "--x-max is for glove alone, not for --method skipgram"),
+        ({"buckets": 7, "method": "cbow"}, "--buckets is for fasttext alone"),
+        ({"negatives": 2, "method": "glove"}, "--negatives is for skipgram and cbow and fasttext alone"),
+        ({"optimizer": "adam", "method": "glove"}, "--optimizer is for skipgram"),
+        ({"ngrams": (6, 3), "method": "fasttext"}, "n-grams of 6 to 3 characters can't be"),
+        ({"buckets": 0, "method": "fasttext"}, "--buckets must be between 1 and"),
+        ({"block_size": 0}, "at least 1 word each"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            settled(tmp_path, **options).block_format()
+    with pytest.raises(UsageError, match="word vectors have no validation split"):
+        load_words(settled(tmp_path, validation_fraction=0.1), None)
 
 
 def test_what_cannot_be_is_refused(source):

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int32, Key
+from jaxtyping import Array, Float, Float32, Int32, Key
 
 from jaxgen import losses
 from jaxgen.data.corpus import read_vocabulary
 from jaxgen.data.word_blocks import WordBlocks
+from jaxgen.embeddings.fasttext_binary import Arguments
 from jaxgen.embeddings.keyed_vectors import KeyedVectors
 from jaxgen.embeddings.ngrams import Ngrams
 from jaxgen.errors import UsageError, unknown
@@ -143,6 +144,21 @@ class WordEmbedding:
         repel = jnp.where(is_drawn, pairs[..., None] * (self.negatives / drawn), 0)
         total += losses.negative_sampling(inputs, outputs, attract, repel)
         return {"negative_sampling": Mean(total, jnp.float32(own.size))}, Outputs({}, model_state, carry)
+
+    def fasttext_parts(
+        self, params: Params, run: Any
+    ) -> tuple[Float32[np.ndarray, "words width"], Arguments]:
+        """Gives what fastText's file holds beside the vectors of a `SavedRun`: the output table, and the settings."""
+        told, config = run.config["data"]["words"], run.config
+        epoch = -(-config["data"]["num_examples"]["train"] // config["training"]["batch_size"])
+        arguments = Arguments(
+            window=told["window"],
+            epochs=max(1, round(config["steps"] / epoch)),
+            minimum_count=int(read_vocabulary(run.directory.vocabulary_path).counts.min()),
+            negatives=self.negatives,
+            subsampling=told["subsample"],
+        )
+        return np.asarray(params["output"])[: self.model.vocabulary_size], arguments
 
     def _inputs(self, rows: Array, batch: Batch, groups: "_Groups") -> Float[Array, "groups size width"]:
         """Makes the vector that foretells, of each word of each group."""

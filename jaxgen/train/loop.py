@@ -298,7 +298,9 @@ def diagnose(state: TrainState, step: int, batch_at: Callable[[int], Mapping[str
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
         if not np.isfinite(np.asarray(leaf)).all()
     ]
-    advice = "try a smaller --learning-rate or --clip-norm 1"
+    # Rows of tables are moved by themselves: there is no norm of a whole gradient.
+    by_rows = isinstance(state.opt_state, dict) and "tables" in state.opt_state
+    advice = f"try a smaller --learning-rate or {'--block-size' if by_rows else '--clip-norm 1'}"
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return f"{head}: the parameters {', '.join(names[:3])}{more} went bad in step {step}; {advice}"
