@@ -104,6 +104,11 @@ class AdversarialImages:
         return tuple(self.generator.image_shape)
 
     @property
+    def slices(self) -> int:
+        """The number of updates whose examples a batch holds."""
+        return self.discriminator_steps
+
+    @property
     def _batch_norm(self) -> bool:
         return getattr(self.discriminator, "batch_norm", False)
 
