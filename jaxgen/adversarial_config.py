@@ -68,7 +68,7 @@ def adversarial_task(config: AdversarialConfig, train: Source) -> AdversarialIma
     """Makes the task of a training split: for its image size and, where classes are asked for, its classes."""
     num_classes = train.num_classes if config.conditional else 0
     generator = Generator(
-        image_shape=train.shape,
+        image_shape=tuple(size or 0 for size in train.shape),  # those of different sizes are refused before
         latent_size=config.latent_size,
         num_classes=num_classes,
         channels=config.channels[::-1],

@@ -1,6 +1,7 @@
 """Generators and discriminators of adversarial training: DCGAN and its residual kin."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -103,9 +104,7 @@ class Generator(nn.Module):
             hidden = last(hidden, train=train)
         return jnp.tanh(hidden)
 
-    def _stage(
-        self, hidden: Array, labels: Array | None, stage: int, *, train: bool, mask: Array | None
-    ) -> Array:
+    def _stage(self, hidden: Array, labels: Any, stage: int, *, train: bool, mask: Any) -> Array:
         normed = self._activate(hidden, labels, f"norm_{stage}", train=train, mask=mask)
         if self.block == "dcgan":
             features = [*self.channels, self.image_shape[2]][stage + 1]
@@ -120,9 +119,7 @@ class Generator(nn.Module):
         shortcut = Dense(features, self.spectral_norm, name=f"shortcut_{stage}")(hidden, train=train)
         return _doubled(shortcut) + second(inner, train=train)
 
-    def _activate(
-        self, hidden: Array, labels: Array | None, name: str, *, train: bool, mask: Array | None
-    ) -> Array:
+    def _activate(self, hidden: Array, labels: Any, name: str, *, train: bool, mask: Any) -> Array:
         if self.batch_norm:
             by_class = self.num_classes if self.conditioning == "batch_norm" else 0
             norm = ConditionalBatchNorm(by_class, self.axis_name, name=name)
@@ -202,16 +199,12 @@ class Discriminator(nn.Module):
         )
         return logits + (hidden * of_class(labels, train=train)).sum(axis=-1)
 
-    def _convolved(
-        self, hidden: Array, features: int, stage: int, *, train: bool, mask: Array | None
-    ) -> Array:
+    def _convolved(self, hidden: Array, features: int, stage: int, *, train: bool, mask: Any) -> Array:
         layer = ImageConvolution(features, 4, "halve", self.spectral_norm, name=f"conv_{stage}")
         hidden = layer(hidden, train=train)
         return _leaky_relu(self._normalised(hidden, stage, f"norm_{stage}", train=train, mask=mask))
 
-    def _residual(
-        self, hidden: Array, features: int, stage: int, *, train: bool, mask: Array | None
-    ) -> Array:
+    def _residual(self, hidden: Array, features: int, stage: int, *, train: bool, mask: Any) -> Array:
         inner = hidden
         for index in range(2):
             if stage or index:  # pixels themselves are not cut off
@@ -222,7 +215,7 @@ class Discriminator(nn.Module):
         shortcut = Dense(features, self.spectral_norm, name=f"shortcut_{stage}")
         return shortcut(average_pool(hidden), train=train) + average_pool(inner)
 
-    def _normalised(self, hidden: Array, stage: int, name: str, *, train: bool, mask: Array | None) -> Array:
+    def _normalised(self, hidden: Array, stage: int, name: str, *, train: bool, mask: Any) -> Array:
         if not self.batch_norm or stage == 0:
             return hidden
         return BatchNorm(axis_name=self.axis_name, name=name)(hidden, train=train, mask=mask)

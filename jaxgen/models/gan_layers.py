@@ -133,8 +133,16 @@ class ClassEmbedding(nn.Module):
     spectral_norm: bool = False
 
     @nn.compact
-    def __call__(self, labels: Int32[AnyArray, " batch"], *, train: bool) -> Float[Array, "batch features"]:
-        """Looks up; by a product, whose derivative is one too."""
+    def __call__(
+        self, labels: Int32[AnyArray, " batch"] | None, *, train: bool
+    ) -> Float[Array, "batch features"]:
+        """Looks up; by a product, whose derivative is one too.
+
+        Raises:
+            UsageError: where labels are missing.
+        """
+        if labels is None:
+            raise UsageError(f"there are {self.num_classes} classes to choose from: give labels")
         table = self.param("embedding", self.kernel_init, (self.num_classes, self.features), jnp.float32)
         if self.spectral_norm:
             table = SpectralNorm(name="norm")(table, train=train)
@@ -211,6 +219,8 @@ def check_image_size(size: Sequence[int], stages: int, what: str) -> None:
         stages: how often the height and width are doubled, or halved.
         what: whose stages they are.
     """
+    if stages < 1:
+        raise UsageError(f"a {what} needs channels of at least one stage")
     unit = 2**stages
     height, width = size
     if height == width and height % unit == 0 and height >= 2 * unit:

@@ -196,7 +196,7 @@ class AdversarialImages:
             between = self._between(*seen, context)
             variables = {"params": params["discriminator"], **of_discriminator}
 
-            def logits_of(images: Array) -> tuple[Array, None]:
+            def logits_of(images: Array) -> tuple[Any, None]:
                 return self.discriminator.apply(variables, images, labels, train=False), None
 
             at = input_gradients(logits_of, between)[1]
@@ -218,7 +218,7 @@ class AdversarialImages:
             logits, _, _ = self._judge(params, model_state, seen, labels, weights, context, penalties=False)
         else:
             logit = self._apply("discriminator", params, model_state, seen[1], labels, weights, context)[0]
-            logits = (logit, logit)  # of which it reads the second one
+            logits = [logit, logit]  # of which it reads the second one
         terms: dict[str, Mean | Term] = {"adversarial": Mean.of(self._objective.generator(*logits), weights)}
         metrics = {"diversity": self._diversity(made, real, batch, context)}
         return terms, Outputs(metrics, {**model_state, "generator": of_generator}, carry)
@@ -267,7 +267,7 @@ class AdversarialImages:
         if not self.num_classes and labels is not None:
             raise UsageError("the generator was trained without classes: leave them out")
         variables = {"params": params["generator"], **model_state["generator"]}
-        images = self.generator.apply(variables, latents, labels, train=False)
+        images: Any = self.generator.apply(variables, latents, labels, train=False)
         return jnp.clip((images + 1) / 2, 0, 1)
 
     @property
@@ -316,11 +316,19 @@ class AdversarialImages:
         """
         wanted = [bool(penalties and self._penalty(name)) for name in ("r1", "r2")]
         if wanted[0] == wanted[1] and not self._batch_norm:
-            twice = [None if leaf is None else jnp.concatenate([leaf, leaf]) for leaf in (labels, weights)]
-            both = jnp.concatenate(seen)
-            logits, at, state = self._logits(params, model_state, both, *twice, context, wanted[0])
-            return jnp.split(logits, 2), [None, None] if at is None else jnp.split(at, 2), state
-        found, gradients = [], []
+            logits, at, state = self._logits(
+                params,
+                model_state,
+                jnp.concatenate(seen),
+                _twice(labels),
+                _twice(weights),
+                context,
+                wanted[0],
+            )
+            halves: list[Array | None] = [None, None] if at is None else [*jnp.split(at, 2)]
+            return jnp.split(logits, 2), halves, state
+        found: list[Array] = []
+        gradients: list[Array | None] = []
         for images, penalised in zip(seen, wanted, strict=True):
             logits, at, state = self._logits(params, model_state, images, labels, weights, context, penalised)
             model_state = {**model_state, "discriminator": state}
@@ -372,6 +380,10 @@ class AdversarialImages:
         weights = batch.get("weight")
         weights = jnp.ones(made.shape[0]) if weights is None else weights
         return diversity(*context.gather((made, real, self._labels(batch), weights)))
+
+
+def _twice(leaf: Array | None) -> Array | None:
+    return None if leaf is None else jnp.concatenate([leaf, leaf])
 
 
 def _keys(context: Context, kind: int) -> Key[Array, " batch"]:
