@@ -177,6 +177,7 @@ def report(directory: RunDirectory) -> None:
 def _fit(
     experiment: Experiment, config: TrainConfig, task: Any, splits: dict[str, Any], directory: RunDirectory
 ) -> None:
+    from jaxgen.collapse import CollapseWatch
     from jaxgen.data.orders import order_of
     from jaxgen.text_to_text import judge_of
     from jaxgen.train.fit import fit
@@ -214,7 +215,11 @@ def _fit(
         steps_per_call=config.steps_per_call,
         resident=None if config.input == "auto" else config.input == "device",
         judge=judge_of(directory, task, splits["validation"]) if "validation" in splits else None,
-        hooks=[_Epilogue(experiment, task, splits, directory), *_sample_sheets(task, directory)],
+        hooks=[
+            *([CollapseWatch()] if hasattr(task, "players") else []),
+            _Epilogue(experiment, task, splits, directory),
+            *_sample_sheets(task, directory),
+        ],
     )
 
 

@@ -12,7 +12,8 @@ import pytest
 import jaxgen
 from experiments.digits_gan import EXPERIMENT
 from jaxgen.augment import DifferentiableAugmentation
-from jaxgen.data import as_source
+from jaxgen.collapse import CollapseWatch
+from jaxgen.data.sources import as_source
 from jaxgen.errors import UsageError
 from jaxgen.models import Discriminator, Generator
 from jaxgen.optim import OptimizerConfig, Schedule
@@ -225,9 +226,21 @@ def test_a_run_tells_both_optimizers_and_is_opened_again(whole, data_dir):
     labels = jnp.arange(4, dtype=jnp.int32)
     images = task.generate(state.evaluation_params(), state.model_state, state.rng, latents, labels)
     assert images.shape == (4, *task.image_shape)
-    assert 0 <= float(images.min()) and float(images.max()) <= 1
+    assert float(images.min()) >= 0 and float(images.max()) <= 1
     lines = saved.history()
     assert any("train/generator/diversity" in line and "train/discriminator/margin" in line for line in lines)
+
+
+def test_collapse_is_told(capsys):
+    watch = CollapseWatch()
+    for step, diversity in enumerate([0.1, 0.9, 0.3, 0.2, 0.8, 0.4]):
+        watch.on_report(step, {"train/generator/diversity": diversity, "train/discriminator/margin": 2.0})
+    figures = {}
+    watch.on_finish(figures, None)
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in told] == ["step 2", "step 5", "the run ends collapsed"]
+    assert "differ only 0.30 times as much as two real ones" in told[0]
+    assert figures == {"train/generator/diversity": 0.4, "train/discriminator/margin": 2.0}
 
 
 @pytest.mark.parametrize(

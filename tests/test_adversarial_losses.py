@@ -54,7 +54,7 @@ def test_penalties_are_finite_differences_in_value_and_gradient(penalty):
     with jax.enable_x64(True):
         model = Discriminator(0, (3, 4))
         images = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
-        params = model.init(jax.random.key(1), images)["params"]
+        params = model.init(jax.random.key(1), images.astype(jnp.float32))["params"]
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
 
         def logits_of(images, params):

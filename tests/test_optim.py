@@ -121,6 +121,8 @@ def test_schedules_at_their_key_points():
         (lambda: OptimizerConfig("momentum", momentum=1.0), "momentum is 1.0"),
         (lambda: OptimizerConfig(beta2=1.0), "beta2 is 1.0"),
         (lambda: OptimizerConfig("sgd", beta2=0.9), "the optimizer sgd has no beta2"),
+        (lambda: OptimizerConfig(beta1=-0.1), "beta1 is -0.1"),
+        (lambda: OptimizerConfig("sgd", beta1=0.9), "the optimizer sgd has no beta1"),
     ],
 )
 def test_impossible_values_are_one_line(make, message):
