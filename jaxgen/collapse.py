@@ -10,7 +10,7 @@ _WATCHED = ("train/generator/diversity", "train/discriminator/margin")
 
 
 class CollapseWatch(Hook):
-    """Says when made images come to differ less than half as much as real ones, and adds the last figures to the result."""
+    """Says when made images differ less than half as much as real ones, and adds the last figures to the result."""
 
     def __init__(self) -> None:
         self._latest: dict[str, float] = {}

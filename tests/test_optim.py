@@ -60,10 +60,10 @@ def test_weight_decay_is_for_weights_alone(name):
     np.testing.assert_array_equal(unmoved["kernel"], PARAMS["kernel"])
 
 
-def test_second_moments_decay_as_told():
+def test_moments_decay_as_told():
     for name in ("adam", "adamw"):
-        told = OptimizerConfig(name, beta2=0.5, weight_decay=None).build()
-        assert_equal(after(told), after(getattr(optax, name)(1e-3, b2=0.5)))
+        told = OptimizerConfig(name, beta1=0.2, beta2=0.5, weight_decay=None).build()
+        assert_equal(after(told), after(getattr(optax, name)(1e-3, b1=0.2, b2=0.5)))
 
 
 def test_clipping_comes_first():
