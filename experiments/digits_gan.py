@@ -22,6 +22,10 @@ class Config(AdversarialConfig):
     """Length of the run, in passes over the training split."""
     evaluate_every: int | None = 230
     """Steps between evaluations."""
+    learning_rate: float | None = 5e-4
+    """Peak learning rate of the generator."""
+    ema_decay: float | None = 0.99
+    """Decay of the moving average of the parameters, which images are made with."""
     conditional: bool = True
     """Make images of a class that is asked for."""
     latent_size: int = 32
@@ -43,7 +47,7 @@ EXPERIMENT = Experiment(
     time="",
     reference="",
     needs=("image", "label"),
-    smoke={},
+    smoke={"channels": (8, 16)},
 )
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ EXPERIMENT = Experiment(
     time="",
     reference="",
     needs=("image", "label"),
-    smoke={"data": "digits"},
+    smoke={"data": "digits", "channels": (8, 16)},
 )
 
 if __name__ == "__main__":
