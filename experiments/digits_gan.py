@@ -1,7 +1,7 @@
 """A small DCGAN that makes the digit that is asked for, from 1,437 scans of digits that come with scikit-learn.
 
-python -m experiments.digits_gan                # no network
-
+python -m experiments.digits_gan                                    # no network
+python -m experiments.digits_gan --objective relativistic-r1        # or wgan-gp, hinge, lsgan
 """
 
 from dataclasses import dataclass, field
@@ -44,8 +44,8 @@ EXPERIMENT = Experiment(
     task=adversarial_task,
     summary="small DCGAN that makes the digit that is asked for",
     data="digits (no network)",
-    time="",
-    reference="",
+    time="minutes on 2 CPU cores",
+    reference="a sheet of digits, each of which can be told",
     needs=("image", "label"),
     smoke={"channels": (8, 16)},
 )

@@ -236,7 +236,7 @@ def test_collapse_is_told(capsys):
     for step, diversity in enumerate([0.1, 0.9, 0.3, 0.2, 0.8, 0.4]):
         watch.on_report(step, {"train/generator/diversity": diversity, "train/discriminator/margin": 2.0})
     figures = {}
-    watch.on_finish(figures, None)
+    watch.on_finish(figures, TrainState(*7 * (None,)))
     told = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in told] == ["step 2", "step 5", "the run ends collapsed"]
     assert "differ only 0.30 times as much as two real ones" in told[0]

@@ -228,8 +228,10 @@ class AdversarialImages:
     ) -> tuple[dict[str, Mean | Term], Outputs]:
         """Gives, for evaluation, the discriminator's objective without penalties, its margin, and the diversity.
 
-        On images that the discriminator was not trained on the margin tells how much of it is learnt by heart.
+        On images that the discriminator was not trained on the margin tells how much of it is learnt by heart. The
+        noise is the same for each batch of each evaluation, of a saved run as well.
         """
+        context = replace(context, rng=jax.random.key(0))
         real, made, _ = self._images(params, model_state, batch, context)
         weights, labels = batch.get("weight"), self._labels(batch)
         seen = (real, made)
