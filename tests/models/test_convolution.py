@@ -205,7 +205,8 @@ def test_strided_convolution_is_a_product_with_each_window(kernel_size, stride):
     for row, column in np.ndindex(*expected.shape[1:3]):
         window = padded[:, stride * row :, stride * column :][:, :kernel_size, :kernel_size]
         expected[:, row, column] = np.einsum("bijc,ijcf->bf", window, kernel)
-    np.testing.assert_allclose(convolve_strided(inputs, kernel, stride), expected, rtol=1e-4, atol=1e-4)
+    found = convolve_strided(jnp.asarray(inputs), jnp.asarray(kernel), stride)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("image_size", [(28, 28), (13, 16)])
