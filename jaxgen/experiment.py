@@ -60,6 +60,8 @@ class TrainConfig:
     """Steps over which the learning rate rises from 0 to its peak."""
     final_fraction: float = 0.0
     """What cosine and linear come down to, as a part of the peak learning rate."""
+    beta1: float | None = None
+    """For adam, adamw and their kin: part of the mean of gradients that is kept from step to step."""
     beta2: float | None = None
     """For adam, adamw and their kin: part of the mean of squared gradients that is kept from step to step."""
     weight_decay: float = 0.0
@@ -264,6 +266,7 @@ def optimizer_config(config: TrainConfig, horizon: int, usual_warmup: int | None
     return OptimizerConfig(
         name=config.optimizer,
         schedule=schedule,
+        beta1=config.beta1,
         beta2=config.beta2,
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,

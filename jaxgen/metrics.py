@@ -80,6 +80,23 @@ class Perplexity(Mean):
 
 
 @struct.dataclass
+class Ratio(Metric):
+    """One mean as a part of another.
+
+    Attributes:
+        numerator: a `Mean`.
+        denominator: a `Mean`.
+    """
+
+    numerator: Any
+    denominator: Any
+
+    def compute(self) -> Any:
+        """Gives the ratio, and 0 where the denominator is 0."""
+        return Mean(self.numerator.compute(), self.denominator.compute()).compute()
+
+
+@struct.dataclass
 class R2(Metric):
     """The coefficient of determination, 1 - (squared residuals) / (squared deviations from the mean).
 

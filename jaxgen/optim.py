@@ -19,6 +19,8 @@ SCHEDULES = ("constant", "cosine", "inverse_sqrt", "linear", "piecewise")
 
 # Of Optax's optimisers, the one that calls the loss again: a gradient step has no loss to give it.
 _NEEDS_LOSS = frozenset({"lbfgs"})
+# Fields of `OptimizerConfig`, and what Optax calls them.
+_BETAS = {"beta1": "b1", "beta2": "b2"}
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,9 @@ class OptimizerConfig:
     """The learning rate."""
     momentum: float = 0.9
     """For the optimiser `momentum`: part of the last step that the next one goes on with."""
+    beta1: float | None = None
+    """For adam, adamw and their kin: part of the mean of gradients that the next step goes on with. None is the
+    optimiser's own default."""
     beta2: float | None = None
     """For adam, adamw and their kin: part of the mean of squared gradients that the next step goes on with. None is
     the optimiser's own default."""
@@ -150,11 +155,13 @@ class OptimizerConfig:
         if self.name not in optimizers():
             raise unknown("optimizer", self.name, optimizers())
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
-        if self.beta2 is not None:
-            _require(0 <= self.beta2 < 1, "beta2", self.beta2, "at least 0 and below 1")
-            if "b2" not in inspect.signature(optimizers()[self.name]).parameters:
+        for name, parameter in _BETAS.items():
+            if (value := getattr(self, name)) is None:
+                continue
+            _require(0 <= value < 1, name, value, "at least 0 and below 1")
+            if parameter not in inspect.signature(optimizers()[self.name]).parameters:
                 raise UsageError(
-                    f"the optimizer {self.name} has no beta2: leave it out, or take adam or adamw"
+                    f"the optimizer {self.name} has no {name}: leave it out, or take adam or adamw"
                 )
         decay, clip_norm = self.weight_decay, self.clip_norm
         _require(decay is None or 0 <= decay < math.inf, "weight_decay", decay, "at least 0")
@@ -164,8 +171,11 @@ class OptimizerConfig:
         """Makes the Optax transformation: nothing but Optax's own optimiser where nothing else is asked for."""
         make = optimizers()[self.name]
         options: dict[str, Any] = {"momentum": self.momentum} if self.name == "momentum" else {}
-        if self.beta2 is not None:
-            options["b2"] = self.beta2
+        options |= {
+            parameter: getattr(self, name)
+            for name, parameter in _BETAS.items()
+            if getattr(self, name) is not None
+        }
         parts = [] if self.clip_norm is None else [optax.clip_by_global_norm(self.clip_norm)]
         if self.weight_decay is not None:
             mask = _mask_parameter(make)

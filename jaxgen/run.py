@@ -20,6 +20,7 @@ from jaxgen.data import folder, streams, text
 from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.experiment import Experiment, TrainConfig, command_line, optimizer_config
 from jaxgen.memory import keep_freed_memory
+from jaxgen.optim import OptimizerConfig
 from jaxgen.pairs_config import PairsConfig
 from jaxgen.run_directory import RunDirectory
 from jaxgen.text_config import TextConfig
@@ -176,23 +177,25 @@ def report(directory: RunDirectory) -> None:
 def _fit(
     experiment: Experiment, config: TrainConfig, task: Any, splits: dict[str, Any], directory: RunDirectory
 ) -> None:
-    from jaxgen.config import describe
+    from jaxgen.collapse import CollapseWatch
     from jaxgen.data.orders import order_of
     from jaxgen.text_to_text import judge_of
     from jaxgen.train.fit import fit
     from jaxgen.train.gradients import dense
 
-    epoch = order_of(splits["train"], config.batch_size, config.seed).steps_per_epoch
+    # A game's batch holds the examples of each of the updates of a round.
+    batch_size = config.batch_size * getattr(task, "slices", 1)
+    epoch = order_of(splits["train"], batch_size, config.seed).steps_per_epoch
     steps = config.steps if config.steps is not None else config.epochs * epoch
     optimizer = optimizer_config(config, horizon(directory, steps), experiment.usual(config).warmup_steps)
-    by_rows = hasattr(task, "row_optimizer")
+    trained_by, described = _trained_by(task, optimizer, splits["train"], config)
     fit(
         task,
         splits["train"],
-        _row_optimizer(task, optimizer, splits["train"], config) if by_rows else optimizer.build(),
-        gradient=task.gradient if by_rows else dense,
+        trained_by,
+        gradient=task.gradient if hasattr(task, "row_optimizer") else dense,
         steps=steps,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         seed=config.seed,
         validation=splits.get("validation"),
         test=splits.get("test"),
@@ -202,7 +205,7 @@ def _fit(
         workdir=directory.path,
         record={
             "experiment": experiment.name,
-            "optimizer": describe(optimizer),
+            "optimizer": described,
             "data_dir": None if config.data_dir is None else str(config.data_dir.expanduser().absolute()),
         },
         report_every=config.report_every,
@@ -212,21 +215,37 @@ def _fit(
         steps_per_call=config.steps_per_call,
         resident=None if config.input == "auto" else config.input == "device",
         judge=judge_of(directory, task, splits["validation"]) if "validation" in splits else None,
-        hooks=[_Epilogue(experiment, task, splits, directory), *_sample_sheets(task, directory)],
+        hooks=[
+            *([CollapseWatch()] if hasattr(task, "players") else []),
+            _Epilogue(experiment, task, splits, directory),
+            *_sample_sheets(task, directory),
+        ],
     )
 
 
-def _row_optimizer(task: Any, optimizer: Any, train: Any, config: TrainConfig) -> Any:
-    """Makes the optimiser of a task whose gradients add up over a step's words, or pairs of words."""
-    return task.row_optimizer(optimizer, config.batch_size * train.shape[0])
+def _trained_by(
+    task: Any, optimizer: OptimizerConfig, train: Any, config: TrainConfig
+) -> tuple[Any, dict[str, Any]]:
+    """Makes what a task is trained by, and what `config.json` says of it."""
+    from jaxgen.config import describe
+
+    if hasattr(task, "players"):
+        optimizers = task.optimizers(optimizer)
+        built = {name: one.build() for name, one in optimizers.items()}
+        return task.players(built), describe(optimizers)
+    if hasattr(task, "row_optimizer"):
+        # Its gradients add up over a step's words, or pairs of words.
+        return task.row_optimizer(optimizer, config.batch_size * train.shape[0]), describe(optimizer)
+    return optimizer.build(), describe(optimizer)
 
 
 def horizon(directory: RunDirectory, steps: int) -> int:
     """Gives the length that schedules are laid out for: that which the run began with, however it is prolonged."""
     if not directory.config_path.exists():
         return steps
-    recorded = (directory.config().get("optimizer") or {}).get("schedule", {}).get("horizon")
-    return recorded or steps
+    optimizer = directory.config().get("optimizer") or {}
+    optimizer = optimizer.get("generator", optimizer)  # of a game
+    return optimizer.get("schedule", {}).get("horizon") or steps
 
 
 class _Epilogue(Hook):

@@ -60,10 +60,10 @@ def test_weight_decay_is_for_weights_alone(name):
     np.testing.assert_array_equal(unmoved["kernel"], PARAMS["kernel"])
 
 
-def test_second_moments_decay_as_told():
+def test_moments_decay_as_told():
     for name in ("adam", "adamw"):
-        told = OptimizerConfig(name, beta2=0.5, weight_decay=None).build()
-        assert_equal(after(told), after(getattr(optax, name)(1e-3, b2=0.5)))
+        told = OptimizerConfig(name, beta1=0.2, beta2=0.5, weight_decay=None).build()
+        assert_equal(after(told), after(getattr(optax, name)(1e-3, b1=0.2, b2=0.5)))
 
 
 def test_clipping_comes_first():
@@ -121,6 +121,8 @@ def test_schedules_at_their_key_points():
         (lambda: OptimizerConfig("momentum", momentum=1.0), "momentum is 1.0"),
         (lambda: OptimizerConfig(beta2=1.0), "beta2 is 1.0"),
         (lambda: OptimizerConfig("sgd", beta2=0.9), "the optimizer sgd has no beta2"),
+        (lambda: OptimizerConfig(beta1=-0.1), "beta1 is -0.1"),
+        (lambda: OptimizerConfig("sgd", beta1=0.9), "the optimizer sgd has no beta1"),
     ],
 )
 def test_impossible_values_are_one_line(make, message):

@@ -2,9 +2,16 @@
 
 from jaxgen.models.bert import BERT
 from jaxgen.models.cnn import ConvNet
-from jaxgen.models.convolution import average_pool, convolve, convolve_transposed, max_pool
+from jaxgen.models.convolution import (
+    average_pool,
+    convolve,
+    convolve_strided,
+    convolve_transposed,
+    max_pool,
+)
 from jaxgen.models.encoder_decoder import EncoderDecoderTransformer
 from jaxgen.models.feed_forward import FeedForward
+from jaxgen.models.gan import Discriminator, Generator
 from jaxgen.models.gpt import GPT
 from jaxgen.models.language_model import RecurrentLanguageModel
 from jaxgen.models.recurrent import Recurrent
@@ -24,8 +31,10 @@ __all__ = [
     "ConvNet",
     "ConvolutionalVAE",
     "DenseVAE",
+    "Discriminator",
     "EncoderDecoderTransformer",
     "FeedForward",
+    "Generator",
     "Recurrent",
     "RecurrentEncoderDecoder",
     "RecurrentLanguageModel",
@@ -35,6 +44,7 @@ __all__ = [
     "WordVectors",
     "average_pool",
     "convolve",
+    "convolve_strided",
     "convolve_transposed",
     "max_pool",
 ]

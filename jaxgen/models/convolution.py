@@ -83,6 +83,27 @@ def convolve(
     return lax.platform_dependent(inputs, kernel, cpu=fast, default=_convolve_plainly)
 
 
+def convolve_strided(
+    inputs: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "kernel_height kernel_width channels features"],
+    stride: int = 2,
+) -> Float[Array, "batch out_height out_width features"]:
+    """Makes images a `stride`-th as high and wide, with zeros around as far as the kernel hangs over.
+
+    Args:
+        inputs: images of a height and width that `stride` divides.
+        kernel: of any size.
+        stride: rows and columns from one output to the next.
+    """
+    around = [_around(size, stride, (size - stride) // 2) for size in kernel.shape[:2]]
+    return lax.conv_general_dilated(inputs, kernel, (stride, stride), around, dimension_numbers=_LAYOUT)
+
+
+def _around(size: int, stride: int, before: int) -> tuple[int, int]:
+    return before, size - stride - before
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_transposed(
     inputs: Float[Array, "batch height width channels"],
     kernel: Float[Array, "kernel_height kernel_width channels features"],
@@ -90,22 +111,41 @@ def convolve_transposed(
 ) -> Float[Array, "batch out_height out_width features"]:
     """Makes images `stride` times as high and wide: `jax.lax.conv_transpose` with the padding "SAME".
 
-    On CPUs it is one convolution that makes a block of stride x stride pixels for each pixel; XLA's own form is
-    slow there, many times so in the gradient of the kernel, but for few output channels.
+    It is the transpose of a strided convolution, and its derivatives are written as that convolution and its
+    derivatives: what JAX derives is the same, but XLA's CPU backend takes many times as long for the kernel's gradient
+    in that form. Reverse mode alone, of any order.
 
     Args:
         inputs: images.
         kernel: as `jax.lax.conv_transpose` takes it: not mirrored, input channels before output channels.
         stride: rows and columns of the output for one of the input.
     """
+    return lax.conv_transpose(inputs, kernel, (stride, stride), "SAME", dimension_numbers=_LAYOUT)
 
-    def plain(inputs: Array, kernel: Array) -> Array:
-        return lax.conv_transpose(inputs, kernel, (stride, stride), "SAME", dimension_numbers=_LAYOUT)
 
-    if kernel.shape[-1] < _MIN_CHANNELS:
-        return plain(inputs, kernel)
-    fast = functools.partial(_blocks_transposed, stride=stride)
-    return lax.platform_dependent(inputs, kernel, cpu=fast, default=plain)
+def _transposed_forwards(
+    inputs: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "kernel_height kernel_width channels features"],
+    stride: int,
+) -> tuple[Array, tuple[Array, Array]]:
+    return convolve_transposed(inputs, kernel, stride), (inputs, kernel)
+
+
+def _transposed_backwards(stride: int, kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    inputs, kernel = kept
+
+    def mirrored(kernel: Array) -> Array:
+        around = [_around(size, stride, _same_offset(size, stride)) for size in kernel.shape[:2]]
+        turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+        return lax.conv_general_dilated(
+            cotangent, turned, (stride, stride), around, dimension_numbers=_LAYOUT
+        )
+
+    of_inputs, pull = jax.vjp(mirrored, kernel)
+    return of_inputs, pull(inputs)[0]
+
+
+convolve_transposed.defvjp(_transposed_forwards, _transposed_backwards)
 
 
 def _convolve_plainly(
@@ -114,27 +154,6 @@ def _convolve_plainly(
     stride: int = 1,
 ) -> Float[Array, "batch out_height out_width features"]:
     return lax.conv_general_dilated(inputs, kernel, (stride, stride), "VALID", dimension_numbers=_LAYOUT)
-
-
-def _blocks_transposed(
-    inputs: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "kernel_height kernel_width channels features"],
-    stride: int,
-) -> Float[Array, "batch out_height out_width features"]:
-    """Makes a block of stride x stride pixels from each window of the inputs, and cuts the result to its size."""
-    batch, height, width, _ = inputs.shape
-    rows, columns, channels, features = kernel.shape
-    tall, wide = (-(-size // stride) for size in (rows, columns))
-    over = ((stride * tall - rows, 0), (stride * wide - columns, 0), (0, 0), (0, 0))
-    taps = jnp.pad(kernel, over).reshape(tall, stride, wide, stride, channels, features)[:, ::-1, :, ::-1]
-    taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(tall, wide, channels, -1)
-    around = ((0, 0), (tall - 1, tall - 1), (wide - 1, wide - 1), (0, 0))
-    blocks = convolve(jnp.pad(inputs, around), taps)
-    down, across = blocks.shape[1:3]
-    pixels = blocks.reshape(batch, down, across, stride, stride, features).transpose(0, 1, 3, 2, 4, 5)
-    pixels = pixels.reshape(batch, stride * down, stride * across, features)
-    top, left = (_same_offset(size, stride) for size in (rows, columns))
-    return pixels[:, top : top + stride * height, left : left + stride * width]
 
 
 def _same_offset(size: int, stride: int) -> int:

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, Integer, Key, Shaped
 
 from jaxgen.errors import UsageError, unknown
-from jaxgen.metrics import AnyArray, Mean
+from jaxgen.metrics import AnyArray
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": nn.elu,
@@ -145,16 +145,20 @@ class BatchNorm(nn.Module):
         batch, *positions = values.shape[:-1]
         kept = jnp.ones(batch) if mask is None else (jnp.asarray(mask) != 0).astype(jnp.float32)
 
-        def mean_of(terms: Float[Array, "batch *positions features"]) -> Mean:
+        def mean_of(terms: Float[Array, "batch *positions features"]) -> Float[Array, " features"]:
             # Positions first: an example is kept with all of them or not at all.
             by_example = terms.sum(axis=tuple(range(1, terms.ndim - 1)))
-            sums = Mean((by_example * kept[:, None]).sum(axis=0), kept.sum() * math.prod(positions))
-            return sums if self.axis_name is None else jax.lax.psum(sums, self.axis_name)
+            sums = (by_example * kept[:, None]).sum(axis=0)
+            return share * (sums if self.axis_name is None else jax.lax.psum(sums, self.axis_name))
 
-        mean = mean_of(values).compute()
+        count = kept.sum() * math.prod(positions)
+        count = count if self.axis_name is None else jax.lax.psum(count, self.axis_name)
+        # A product, not a division, which XLA makes one or not as it likes: so that what is computed twice, with a
+        # derivative and without, is the same, and computed once.
+        share = jnp.where(count == 0, 0.0, 1 / jnp.maximum(count, 1))
+        mean = mean_of(values)
         # A second pass over the values, since E[x²] - E[x]² loses what is small beside the mean.
-        variance = mean_of((values - mean) ** 2)
-        return mean, variance.compute(), variance.count
+        return mean, mean_of((values - mean) ** 2), count
 
 
 def dtype_name(dtype: Any) -> str | None:

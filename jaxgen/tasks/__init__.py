@@ -1,5 +1,6 @@
 """What is optimised: a loss, its metrics, predictions and plots, a kind of problem a file."""
 
+from jaxgen.tasks.adversarial import AdversarialImages
 from jaxgen.tasks.base import Task, apply_model, infer, init_model
 from jaxgen.tasks.global_vectors import GlobalVectors
 from jaxgen.tasks.image_classification import ImageClassification
@@ -13,6 +14,7 @@ from jaxgen.tasks.variational import Variational
 from jaxgen.tasks.word_embedding import WordEmbedding
 
 __all__ = [
+    "AdversarialImages",
     "GlobalVectors",
     "ImageClassification",
     "LanguageModelling",

@@ -111,6 +111,10 @@ def fit(
     if hasattr(task, "check"):
         for source in (train, *splits.values()):
             task.check(source)
+    if isinstance(optimizer, Players) and "validation" in splits and judge is None:
+        raise UsageError(
+            "a game's losses don't tell which state is the best: leave out the validation split, or give a judge"
+        )
     order = order_of(train, batch_size, seed)
     length = _length(steps, epochs, order)
     _check_positive(

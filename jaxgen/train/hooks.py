@@ -91,7 +91,8 @@ class TensorBoard(Hook):
 
 
 # What a line has room for; the other figures are in the files.
-_SHOWN = ("loss", "accuracy", "mse", "perplexity", "r2")
+_SHOWN = ("loss", "accuracy", "mse", "perplexity", "r2", "diversity", "margin")
+_SHOWN_OF_TRAINING = ("train/loss", "train/generator/loss", "train/discriminator/loss")
 
 
 class Progress(Hook):
@@ -139,7 +140,8 @@ class Progress(Hook):
         shown = {
             name: value
             for name, value in {**self._latest, **figures}.items()
-            if name == "train/loss" or (not name.startswith("train/") and name.rpartition("/")[2] in _SHOWN)
+            if name in _SHOWN_OF_TRAINING
+            or (not name.startswith("train/") and name.rpartition("/")[2] in _SHOWN)
         }
         epoch, steps = f"{step / self._steps_per_epoch:.4g}", f"{self._steps:,}"
         place = f"epoch {epoch:>{len(str(self._steps // self._steps_per_epoch))}}  step {step:>{len(steps)},}"

@@ -85,7 +85,8 @@ def make_players_step(
 
     `params` and `ema_params` are dicts by part, `opt_state` by player. The batch holds `players.slices` times
     the rows of one update; the carry, if any, holds the rows of one update. Gradients are taken only for what
-    a player owns; every player gets and returns the whole model state. `step` counts rounds.
+    a player owns; every player gets and returns the whole model state. `step` counts rounds. Players that take the
+    same slice have the same keys: what both make of it with the same parameters is computed once.
 
     Args and result are those of `make_train_step`, with metrics named `player/metric`.
     """
@@ -97,7 +98,7 @@ def make_players_step(
         params, opt_state = dict(state.params), dict(state.opt_state)
         model_state, carry = state.model_state, state.carry
         metrics: Metrics = {}
-        for turn, (player, slice_index) in enumerate(players.turns()):
+        for player, slice_index in players.turns():
             part, places = jax.tree.map(lambda leaf, i=slice_index: leaf[i], slices)
             update = make_update(_with_others(player.loss, params), player.optimizer, accumulate, dense)
             owned, opt_state[player.name], model_state, carry, reported = update(
@@ -106,7 +107,7 @@ def make_players_step(
                 model_state,
                 carry,
                 part,
-                replace(context, rng=jax.random.fold_in(context.rng, turn), places=places),
+                replace(context, rng=jax.random.fold_in(context.rng, slice_index), places=places),
             )
             params.update(owned)
             reported = {f"{player.name}/{name}": metric for name, metric in reported.items()}

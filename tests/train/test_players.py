@@ -23,9 +23,9 @@ def play_by_hand(problem):
     rng = problem.state().rng
     for round_number, batch in enumerate(problem.batches):
         turns = [("judge", 0, -1.0), ("judge", 1, -1.0), ("maker", 1, 1.0)]
-        for turn, (name, first_row, sign) in enumerate(turns):
+        for name, first_row, sign in turns:
             places = np.arange(first_row, 2 * BATCH, 2)
-            turn_rng = jax.random.fold_in(jax.random.fold_in(rng, round_number), turn)
+            turn_rng = jax.random.fold_in(jax.random.fold_in(rng, round_number), first_row)
             noise = jax.vmap(partial(_noise, turn_rng))(places)
             x, weight = batch["x"][places], batch["weight"][places]
 

@@ -1,0 +1,26 @@
+"""A DCGAN that makes MNIST's digits: a generator against a discriminator.
+
+python -m experiments.mnist_gan                                     # digits of any kind
+python -m experiments.mnist_gan --conditional                       # digits that are asked for
+python -m experiments.mnist_gan --objective relativistic-r1         # or wgan-gp, hinge, lsgan
+python -m experiments.mnist_gan --data fashion_mnist                # or any other set of square images
+"""
+
+from jaxgen.adversarial_config import AdversarialConfig, adversarial_task
+from jaxgen.experiment import Experiment
+from jaxgen.run import main
+
+EXPERIMENT = Experiment(
+    name="mnist_gan",
+    config=AdversarialConfig,
+    task=adversarial_task,
+    summary="DCGAN: a generator against a discriminator, that makes digits",
+    data="MNIST (--data digits: no network)",
+    time="half an hour on 2 CPU cores",
+    reference="a sheet of digits, each of which can be told",
+    needs=("image", "label"),
+    smoke={"data": "digits", "channels": (8, 16)},
+)
+
+if __name__ == "__main__":
+    main(EXPERIMENT)
