@@ -71,7 +71,8 @@ def test_smoke_run_leaves_everything(name, data_dir, tmp_path, capsys):
     for figure in ["test/loss", *expected] if held_out else expected:
         assert figure in result
         assert figure in printed[-1]
-    assert len(list((tmp_path / "run" / "plots").glob("*.png"))) >= 1 + held_out
+    pictures = [*(tmp_path / "run" / "plots").glob("*.png"), *(tmp_path / "run" / "samples").glob("*.png")]
+    assert len(pictures) >= 1 + held_out
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     steps = [
         json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
