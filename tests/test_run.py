@@ -58,7 +58,7 @@ def finished(data_dir, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_smoke_run_leaves_everything(name, data_dir, tmp_path, capsys):
+def test_smoke_run_leaves_everything(name, data_dir, tmp_path, capsys, compiled_quickly):
     experiment, config = options(name, data_dir, tmp_path / "run", smoke=True)
     run(experiment, config)
     printed = capsys.readouterr().out.splitlines()
