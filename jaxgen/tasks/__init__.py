@@ -1,6 +1,7 @@
 """What is optimised: a loss, its metrics, predictions and plots, a kind of problem a file."""
 
 from jaxgen.tasks.base import Task, apply_model, infer, init_model
+from jaxgen.tasks.diffusion import Diffusion
 from jaxgen.tasks.global_vectors import GlobalVectors
 from jaxgen.tasks.image_classification import ImageClassification
 from jaxgen.tasks.language_modelling import LanguageModelling
@@ -13,6 +14,7 @@ from jaxgen.tasks.variational import Variational
 from jaxgen.tasks.word_embedding import WordEmbedding
 
 __all__ = [
+    "Diffusion",
     "GlobalVectors",
     "ImageClassification",
     "LanguageModelling",
