@@ -34,12 +34,11 @@ def _linear(times: Array) -> Levels:
 
 
 def _cosine(times: Array) -> Levels:
-    first = math.cos(_OFFSET / (1 + _OFFSET) * math.pi / 2)
-    angles = (times + _OFFSET) / (1 + _OFFSET) * math.pi / 2
-    squared = jnp.clip((jnp.cos(angles) / first) ** 2, _LEAST_ALPHA_SQUARED, 1)
-    # Of 1 - squared the difference of squared sines keeps the digits where there is little noise.
-    noise = (jnp.sin(angles) ** 2 - math.sin(_OFFSET / (1 + _OFFSET) * math.pi / 2) ** 2) / first**2
-    return Levels(jnp.sqrt(squared), jnp.sqrt(jnp.clip(noise, 0, 1 - _LEAST_ALPHA_SQUARED)))
+    first, more = (_OFFSET / (1 + _OFFSET) * math.pi / 2, times / (1 + _OFFSET) * math.pi / 2)
+    squared = jnp.clip((jnp.cos(first + more) / math.cos(first)) ** 2, _LEAST_ALPHA_SQUARED, 1)
+    # One minus that, as a product, which keeps its digits where there is little noise.
+    noise = jnp.sin(2 * first + more) * jnp.sin(more) / math.cos(first) ** 2
+    return Levels(jnp.sqrt(squared), jnp.sqrt(jnp.minimum(noise, 1)))
 
 
 def _straight(times: Array) -> Levels:

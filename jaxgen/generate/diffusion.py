@@ -29,13 +29,12 @@ def sample(
     steps: int,
     sampler: str = "ddim",
     clip: bool = True,
-    unroll: bool = False,
 ) -> Samples:
-    """Takes noise at time 1 to images at time 0, in equal steps of time.
+    """Takes noise at time 1 to images at time 0, in equal steps of time, as one scan.
 
     `ddim` draws nothing (Song et al. 2021, equation 12 with sigma = 0); on the straight schedule its step is Euler's
-    method for the flow, exactly. `ancestral` draws each step from the posterior of the forward process given the
-    predicted image (Ho et al. 2020, equations 6 and 7, for any two times).
+    method for the flow, exactly where nothing is clipped. `ancestral` draws each step from the posterior of the forward
+    process given the predicted image (Ho et al. 2020, equations 6 and 7, for any two times).
 
     Args:
         predict: what the net predicts.
@@ -46,7 +45,6 @@ def sample(
         steps: calls of `predict`.
         sampler: `ddim` or `ancestral`.
         clip: whether predicted images are kept within -1 and 1.
-        unroll: whether the steps are written out rather than looped over.
 
     Raises:
         UsageError: for less than one step, or an unknown sampler.
@@ -69,8 +67,7 @@ def sample(
         drawn = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, index), noise.shape[1:]))(rngs)
         return _posterior(samples, images, drawn, at, to), None
 
-    counted = jnp.arange(steps, 0, -1)
-    return lax.scan(step, noise, counted, unroll=steps if unroll else 1)[0]
+    return lax.scan(step, noise, jnp.arange(steps, 0, -1))[0]
 
 
 def _move(images: Samples, noise: Samples, to: Levels) -> Samples:
