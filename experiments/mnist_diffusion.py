@@ -94,7 +94,7 @@ EXPERIMENT = Experiment(
     time="",
     reference="",
     needs=("image", "label"),
-    smoke={"data": "digits"},
+    smoke={"data": "digits", "channels": (16, 32)},
     recipes={"digits": {"epochs": 100, "patch_size": 1}},
 )
 

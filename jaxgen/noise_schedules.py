@@ -27,6 +27,10 @@ class Levels(NamedTuple):
     alpha: Float[Array, "*batch"]
     sigma: Float[Array, "*batch"]
 
+    def along(self, images: Float[Array, "batch ..."]) -> "Levels":
+        """Lays one alpha and sigma an example along the other axes of images."""
+        return Levels(*(value.reshape(-1, *(1,) * (images.ndim - 1)) for value in self))
+
 
 def _linear(times: Array) -> Levels:
     exponent = _LEAST_BETA * times + (_MOST_BETA - _LEAST_BETA) * times**2 / 2
@@ -90,7 +94,7 @@ def check_target(target: str, schedule: str) -> None:
 
 def add_noise(images: Float[Array, "batch ..."], noise: Float[Array, "batch ..."], at: Levels) -> Array:
     """Gives alpha x0 + sigma epsilon, the forward process from 0 to a time in one step (Ho et al. 2020, equation 4)."""
-    alpha, sigma = _spread(at, images)
+    alpha, sigma = at.along(images)
     return alpha * images + sigma * noise
 
 
@@ -102,7 +106,7 @@ def make_target(
     `epsilon`, the noise; `x0`, the image; `v`, alpha epsilon - sigma x0 (Salimans & Ho 2022, section 4); `flow`, the
     velocity epsilon - x0 (Lipman et al. 2023, equation 23, with their time reversed).
     """
-    alpha, sigma = _spread(at, images)
+    alpha, sigma = at.along(images)
     return {
         "epsilon": noise,
         "x0": images,
@@ -115,7 +119,7 @@ def to_image(
     target: str, noisy: Float[Array, "batch ..."], predicted: Float[Array, "batch ..."], at: Levels
 ) -> Array:
     """Gives the image x0 that a prediction says there is in a noisy one."""
-    alpha, sigma = _spread(at, noisy)
+    alpha, sigma = at.along(noisy)
     if target == "epsilon":
         return (noisy - sigma * predicted) / alpha
     if target == "v":
@@ -125,10 +129,5 @@ def to_image(
 
 def to_noise(noisy: Float[Array, "batch ..."], images: Float[Array, "batch ..."], at: Levels) -> Array:
     """Gives the noise epsilon that is in a noisy image beside x0, at times above 0."""
-    alpha, sigma = _spread(at, noisy)
+    alpha, sigma = at.along(noisy)
     return (noisy - alpha * images) / sigma
-
-
-def _spread(at: Levels, images: Array) -> Levels:
-    """Lays one alpha and sigma an example along its axes."""
-    return Levels(*(value.reshape(*value.shape, *(1,) * (images.ndim - value.ndim)) for value in at))

@@ -71,22 +71,18 @@ def sample(
 
 
 def _move(images: Samples, noise: Samples, to: Levels) -> Samples:
-    alpha, sigma = _along(to, images)
+    alpha, sigma = to.along(images)
     return alpha * images + sigma * noise
 
 
 def _posterior(samples: Samples, images: Samples, drawn: Samples, at: Levels, to: Levels) -> Samples:
     """Draws from q(x_then | x_now, x0), which is normal."""
-    alpha, sigma = _along(at, samples)
-    alpha_to, sigma_to = _along(to, samples)
+    alpha, sigma = at.along(samples)
+    alpha_to, sigma_to = to.along(samples)
     ratio = alpha / alpha_to
     added = sigma**2 - ratio**2 * sigma_to**2  # variance of the noise between the two times
     mean = (ratio * sigma_to**2 * samples + alpha_to * added * images) / sigma**2
     return mean + jnp.sqrt(jnp.maximum(added, 0)) * sigma_to / sigma * drawn
-
-
-def _along(at: Levels, samples: Samples) -> Levels:
-    return Levels(*(value.reshape(-1, *(1,) * (samples.ndim - 1)) for value in at))
 
 
 def guided(conditional: Samples, unconditional: Samples, guidance: float) -> Samples:
