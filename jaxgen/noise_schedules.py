@@ -5,15 +5,12 @@ A noisy image is x = alpha x0 + sigma epsilon, where the time goes from 0 (the i
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.errors import UsageError, unknown
-
-Target = Literal["epsilon", "v", "x0", "flow"]
-Schedule = Literal["linear", "cosine", "straight"]
 
 # Of the linear schedule: a thousand times the first and last variance of Ho et al. 2020.
 _LEAST_BETA, _MOST_BETA = 0.1, 20.0

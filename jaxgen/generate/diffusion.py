@@ -1,7 +1,6 @@
 """Samplers of diffusion models: from noise to images in steps, as one function of noise and keys."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,6 @@ Samples = Float[Array, "batch *axes"]
 Predict = Callable[[Samples, Float[Array, " batch"]], Samples]
 """From noisy images and their times, the same for all, to the prediction."""
 
-Sampler = Literal["ddim", "ancestral"]
 SAMPLERS = ("ddim", "ancestral")
 
 

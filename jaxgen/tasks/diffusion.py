@@ -10,11 +10,9 @@ from jaxtyping import Array, Float, Int32, Key, Shaped
 
 from jaxgen import losses
 from jaxgen.errors import UsageError, unknown
-from jaxgen.generate.diffusion import SAMPLERS, Sampler, guided, sample
+from jaxgen.generate.diffusion import SAMPLERS, guided, sample
 from jaxgen.metrics import AnyArray, Mean
 from jaxgen.noise_schedules import (
-    Schedule,
-    Target,
     add_noise,
     check_schedule,
     check_target,
@@ -56,12 +54,12 @@ class Diffusion:
     model: nn.Module
     image_shape: tuple[int, int, int]
     num_classes: int = 0
-    target: Target = "v"
-    schedule: Schedule = "cosine"
+    target: str = "v"
+    schedule: str = "cosine"
     label_dropout: float = 0.1
     guidance: float = 1.0
     sampling_steps: int = 50
-    sampler: Sampler = "ddim"
+    sampler: str = "ddim"
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
