@@ -139,7 +139,11 @@ class UNet(nn.Module):
         if self.num_classes:
             if labels is None:
                 raise UsageError(f"a net of {self.num_classes} classes needs labels")
-            told += nn.Embed(self.num_classes + 1, width, name="classes")(labels)
+            # As large as what tells the time: the usual beginning is so small that classes are learnt late.
+            embedding_init = nn.initializers.normal(1.0)
+            told += nn.Embed(self.num_classes + 1, width, embedding_init=embedding_init, name="classes")(
+                labels
+            )
         elif labels is not None:
             raise UsageError("labels for a net that has no classes: give it num_classes")
         return nn.silu(nn.Dense(width, name="told")(nn.silu(told)))

@@ -132,7 +132,7 @@ class Diffusion:
                 labels = jnp.where(drawn < self.label_dropout, self.num_classes, labels)
         at = levels(self.schedule, times)
         rngs_of_model = {"dropout": context.block_rng()} if context.train else {}
-        predicted = self.model.apply(
+        predicted: Any = self.model.apply(
             {"params": params, **model_state},
             add_noise(images, noise, at),
             times,
@@ -204,8 +204,9 @@ class Diffusion:
         def predict(noisy: Array, times: Array) -> Array:
             # One call with both, since larger products are faster ones.
             twice = (jnp.concatenate([part, part]) for part in (noisy, times))
-            both = self.model.apply(variables, *twice, jnp.concatenate([labels, none]))
-            return guided(*jnp.split(both, 2), guidance)
+            both: Any = self.model.apply(variables, *twice, jnp.concatenate([labels, none]))
+            conditional, unconditional = jnp.split(both, 2)
+            return guided(conditional, unconditional, guidance)
 
         return predict
 
