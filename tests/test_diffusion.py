@@ -285,3 +285,19 @@ def test_a_spiral_is_followed_along_its_length():
     distances = np.linalg.norm(samples[:, None] - real, axis=-1)
     assert (distances.min(axis=1) < 0.08).mean() > 0.93  # what is made is like what is real
     assert (distances.min(axis=0) < 0.08).mean() > 0.97  # and what is real is made
+
+
+def test_a_resumed_run_is_equal_bit_for_bit(tmp_path):
+    task, data = task_of_points(num_classes=3), points(40, 3)
+
+    def state(directory, steps):
+        options = {"batch_size": 16, "ema_decay": 0.9, "devices": jax.devices()[:1], "progress": False}
+        return fit(task, data, optax.adam(1e-3), steps=steps, workdir=directory, **options).state
+
+    whole = state(tmp_path / "whole", 7)
+    state(tmp_path / "parts", 4)
+    parts = state(tmp_path / "parts", 7)
+    for tree in ("params", "ema_params", "opt_state"):
+        one, other = (jax.tree.leaves(getattr(each, tree)) for each in (whole, parts))
+        for left, right in zip(one, other, strict=True):
+            np.testing.assert_array_equal(left, right)
