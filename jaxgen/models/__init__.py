@@ -20,6 +20,7 @@ from jaxgen.models.row_reader import RowReader
 from jaxgen.models.sequence_net import SequenceNet
 from jaxgen.models.sequence_reader import SequenceReader
 from jaxgen.models.t5 import T5
+from jaxgen.models.unet import UNet
 from jaxgen.models.vae import ConvolutionalVAE, DenseVAE
 from jaxgen.models.word_vectors import BiasedWordVectors, WordVectors
 
@@ -41,6 +42,7 @@ __all__ = [
     "RowReader",
     "SequenceNet",
     "SequenceReader",
+    "UNet",
     "WordVectors",
     "average_pool",
     "convolve",

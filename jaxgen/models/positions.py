@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, Integer
+from jaxtyping import Array, Float, Int32, Integer, Shaped
 
 from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray
 
 
-def sinusoidal(positions: Integer[AnyArray, "*batch"], width: int) -> Float[Array, "*batch width"]:
+def sinusoidal(positions: Shaped[AnyArray, "*batch"], width: int) -> Float[Array, "*batch width"]:
     """Gives sines (even features) and cosines (odd ones) of positions (Vaswani et al. 2017, section 3.5).
 
     Raises:
@@ -113,7 +113,7 @@ def _diagonals(
     return rows[:, : queries * distances].reshape(heads, queries, distances)[:, :, :keys]
 
 
-def _angles(positions: Integer[AnyArray, "*batch"], width: int, base: float) -> Float[Array, "*batch half"]:
+def _angles(positions: Shaped[AnyArray, "*batch"], width: int, base: float) -> Float[Array, "*batch half"]:
     frequencies = base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     return jnp.asarray(positions, jnp.float32)[..., None] * frequencies
 
