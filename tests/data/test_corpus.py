@@ -56,10 +56,12 @@ def test_directories_and_compressed_files_are_read_as_one_text(tmp_path, plain):
     assert_equal(read_corpus(str(directory), min_count=1), plain)
 
 
-def test_a_text_of_one_line_is_read_in_pieces(tmp_path, monkeypatch, plain):
-    (tmp_path / "line.txt").write_text(" ".join(TEXT.split()))
+@pytest.mark.parametrize("separator", [" ", "\t"])
+@pytest.mark.parametrize("prose", [False, True])
+def test_a_text_of_one_line_is_read_in_pieces(tmp_path, monkeypatch, plain, prose, separator):
+    (tmp_path / "line.txt").write_text(separator.join(TEXT.split()))
     monkeypatch.setattr(corpus, "_LINE", 7)
-    found = read_corpus(str(tmp_path / "line.txt"), min_count=1)
+    found = read_corpus(str(tmp_path / "line.txt"), min_count=1, prose=prose)
     assert [word for sentence in sentences(found) for word in sentence] == TEXT.split()
     assert found.vocabulary.words == plain.vocabulary.words
 
@@ -99,6 +101,32 @@ def test_running_text_is_split_into_words_and_sentences(tmp_path):
         ["it", "sat"],
         ["the", "end", "of", "2", "5", "cats"],
     ]
+
+
+def test_long_paragraphs_are_held_up_to_the_last_end_of_a_sentence(monkeypatch):
+    lines = ["One two\n", "three. Four!\n", "Five six: seven\n", "eight nine ten\n", "\n", "End.\n"] * 9
+    whole = [list(corpus._prose(passage)) for passage in corpus._paragraphs(lines)]
+    for longest in (20, 30, 60):
+        monkeypatch.setattr(corpus, "_LINE", longest)
+        passages = list(corpus._paragraphs(lines))
+        assert max(map(len, passages)) <= longest + max(map(len, lines))
+        assert sum([list(corpus._prose(passage)) for passage in passages], []) == sum(whole, [])
+    monkeypatch.setattr(corpus, "_LINE", 20)
+    passages = list(corpus._paragraphs(["no end of it\n"] * 9))
+    assert len(passages) > 3 and "".join(passages) == "no end of it\n" * 9
+
+
+def test_a_text_whose_sentences_end_elsewhere_is_another(plain):
+    together = encode_corpus("lines", lambda: iter([TEXT.split()]), 1)
+    assert together.vocabulary.words == plain.vocabulary.words and together.version != plain.version
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8"])
+@pytest.mark.parametrize("name", ["a.txt", "a.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, plain, name, encoding):
+    content = TEXT.encode("utf-8-sig")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert_equal(read_corpus(str(tmp_path / name), min_count=1, encoding=encoding), plain)
 
 
 def test_the_vocabulary_is_kept_with_a_run(tmp_path, plain):
