@@ -5,7 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from jaxgen.data import corpus
+from jaxgen.data import cooccurrence, corpus
+from jaxgen.data.cooccurrence import cooccurrence_source
 from jaxgen.data.corpus import END, encode_corpus, read_corpus, read_vocabulary, write_vocabulary
 from jaxgen.errors import JaxgenError, UsageError
 
@@ -164,3 +165,22 @@ def test_files_that_cannot_be_read_are_told_in_a_line(tmp_path):
         read_corpus(str(tmp_path / "empty"))
     with pytest.raises(UsageError, match="--min-count must be at least 1"):
         read_corpus(str(tmp_path / "a.gz"), min_count=0)
+
+
+@pytest.mark.parametrize("resident", [0, 7])
+def test_many_cooccurrences_lie_in_files_as_few_do_in_memory(monkeypatch, resident):
+    random = np.random.default_rng(0)
+    lines = [list(random.choice(list("abcdef"), 8)) for _ in range(20)]
+    words = encode_corpus("lines", lambda: iter(lines), 1)
+    monkeypatch.setattr(cooccurrence, "_MERGED", 4)
+    few = cooccurrence_source(words, 3)
+    monkeypatch.setattr(cooccurrence, "_RESIDENT", resident)
+    many = cooccurrence_source(words, 3)
+    for key, wanted in few.arrays().items():
+        found = many.arrays()[key]
+        assert isinstance(found, np.memmap) and not isinstance(wanted, np.memmap)
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+    rows = np.array([5, 0, 3])
+    assert type(many.reader(rows)["pair"]) is np.ndarray
+    np.testing.assert_array_equal(many.reader(rows)["pair"], few.reader(rows)["pair"])
