@@ -45,6 +45,12 @@ def test_similar_words_of_an_unseen_one(capsys):
     assert "steamtrain, not in the vocabulary, by its n-grams\n" in capsys.readouterr().out
 
 
+def test_a_word_that_is_no_utf8_is_unknown(capsys):
+    assert run("similar", STORED / "fasttext.bin", "k\udcff") == 2
+    told = capsys.readouterr().err
+    assert r"the word 'k\udcff' is not in the vocabulary" in told and told.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

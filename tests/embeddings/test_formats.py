@@ -235,6 +235,10 @@ HEAD, DICTIONARY = 8, 8 + 12 * 4 + 8
         (HEAD + 6 * 4, struct.pack("<i", 9), r"impossible \(model 2, loss 9, width 2\)"),
         (HEAD, struct.pack("<i", 3), "its vectors are 7 x 2, where 7 x 3 belong"),
         (HEAD + 8 * 4, struct.pack("<i", 5), "its vectors are 7 x 2, where 8 x 2 belong"),
+        (HEAD + 8 * 4, struct.pack("<i", -1), r"its n-grams are impossible \(2 to 4 characters, -1 buckets\)"),
+        (HEAD + 9 * 4, struct.pack("<2i", 5, 4), "its n-grams are impossible .5 to 4 characters"),
+        (HEAD + 9 * 4, struct.pack("<2i", -1, 4), "its n-grams are impossible .-1 to 4 characters"),
+        (HEAD + 9 * 4, struct.pack("<2i", 3, -1), "its n-grams are impossible .3 to -1 characters"),
         (
             DICTIONARY,
             struct.pack("<3i", 4, 3, 1),
@@ -253,6 +257,15 @@ def test_models_of_fasttext_that_cannot_be_read_are_told(tmp_path, place, value,
     path.write_bytes(content)
     with pytest.raises(JaxgenError, match=message):
         read_fasttext(path)
+
+
+def test_fasttext_without_n_grams_leaves_their_shortest_length(tmp_path):
+    path = tmp_path / "model.bin"
+    save(path, random_vectors(["the", "of"]), "fasttext")
+    content = bytearray(path.read_bytes())
+    content[HEAD + 9 * 4 : HEAD + 10 * 4] = struct.pack("<i", 3)  # as by its -maxn 0
+    path.write_bytes(content)
+    assert load(path).index_to_key == ["the", "of"]
 
 
 def test_numbers_that_are_not_finite_and_words_twice_in_a_model_of_fasttext_are_told(tmp_path):
