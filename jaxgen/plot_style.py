@@ -1,8 +1,10 @@
 """What all plots have in common: colours, type, a figure apart from pyplot."""
 
+import contextlib
 import functools
 import textwrap
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 import matplotlib.style
@@ -48,6 +50,14 @@ def styled(draw: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Resul
             return draw(*args, **options)
 
     return styled
+
+
+@contextlib.contextmanager
+def any_letters() -> Iterator[None]:
+    """Lets texts have letters that the font lacks, without a word: a box stands for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+        yield
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -5,7 +5,6 @@ No function goes through pyplot: a notebook's own figures, backend and style sta
 
 import contextlib
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from jaxgen.errors import JaxgenError
 from jaxgen.plot_curves import compare_curves, curves
 from jaxgen.plot_filters import first_layer_filters
-from jaxgen.plot_style import COLOURS, GREY, INK, declutter, message, new_figure, styled
+from jaxgen.plot_style import COLOURS, GREY, INK, any_letters, declutter, message, new_figure, styled
 
 __all__ = [
     "compare_curves",
@@ -264,9 +263,7 @@ def save(figures: Mapping[str, Figure], directory: Path) -> list[Path]:
         temporary = directory / f".{name}.png.{os.getpid()}.tmp"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with warnings.catch_warnings():
-                # A name may hold letters that the font lacks; a box stands for each.
-                warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+            with any_letters():
                 figure.savefig(temporary, format="png")
             temporary.replace(path)
         except OSError as error:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from jaxgen.errors import UsageError, shortened
-from jaxgen.plot_style import COLOURS, GREY, new_figure, styled
+from jaxgen.plot_style import COLOURS, GREY, any_letters, new_figure, styled
 
 _FEWEST, _MOST = 3, 400
 # With fewer words t-SNE has no neighbourhoods to keep.
@@ -62,7 +62,8 @@ def word_map(words: Sequence[str], vectors: Float[np.ndarray, "words width"]) ->
     axes.spines[:].set_color("#DDDDDD")
     axes.margins(0.08)
     figure.draw_without_rendering()  # only now it is known where on the paper the points are
-    _label(axes, places, [shortened(word, _LABEL_LENGTH) for word in words])
+    with any_letters():
+        _label(axes, places, [shortened(word, _LABEL_LENGTH) for word in words])
     return figure
 
 

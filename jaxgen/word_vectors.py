@@ -158,7 +158,7 @@ def plot_words(path: Path, words: Path) -> None:
     from jaxgen.word_plots import word_map
 
     try:
-        lines = words.read_text(encoding="utf-8").split("\n")
+        lines = words.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         told = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
         raise JaxgenError(f"could not read {shown(words)}: {told}") from error

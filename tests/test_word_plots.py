@@ -1,6 +1,7 @@
 """Maps of words: where they are, and labels that can be read."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from jaxgen.errors import UsageError
+from jaxgen.plots import save
 from jaxgen.word_plots import flat, word_map
 
 
@@ -53,6 +55,13 @@ def test_labels_do_not_lie_on_each_other_and_stay_inside():
 def test_letters_that_begin_a_formula_are_letters():
     figure = word_map(["$x$", "a" * 90, "b\nc"], np.eye(3))
     assert {text.get_text() for text in figure.axes[0].texts} == {"$x$", "a" * 23 + "…", "b c"}
+
+
+def test_letters_that_the_font_lacks_are_boxes_without_a_word(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = word_map(["東京", "\U0001f691", "हिन्दी"], np.eye(3))
+        save({"map": figure}, tmp_path)
 
 
 def test_too_few_and_too_many_words_are_refused():

@@ -45,6 +45,12 @@ def test_similar_words_of_an_unseen_one(capsys):
     assert "steamtrain, not in the vocabulary, by its n-grams\n" in capsys.readouterr().out
 
 
+def test_a_word_that_is_no_utf8_is_unknown(capsys):
+    assert run("similar", STORED / "fasttext.bin", "k\udcff") == 2
+    told = capsys.readouterr().err
+    assert r"the word 'k\udcff' is not in the vocabulary" in told and told.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -123,7 +129,7 @@ def test_ngrams_go_along(tmp_path):
 
 
 def test_a_map_of_the_words_of_a_file(tmp_path, capsys):
-    (tmp_path / "words.txt").write_text("king\nkings\n\ntable\r\nunheard\nking\n", encoding="utf-8")
+    (tmp_path / "words.txt").write_text("king\nkings\n\ntable\r\nunheard\nking\n", encoding="utf-8-sig")
     assert run("plot", STORED / "word2vec.bin", "--words", tmp_path / "words.txt") == 0
     told = capsys.readouterr().out
     assert told == f"not in the vocabulary, so left out: unheard\n{tmp_path / 'word_map_words.png'}\n"

@@ -1,10 +1,11 @@
 """Co-occurrence counts for GloVe: which words stand near which, sparse, sorted, and on disk where they are many."""
 
+import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
@@ -17,6 +18,8 @@ from jaxgen.errors import JaxgenError, UsageError, shown
 _HELD = 2**25
 # Pairs of all runs together that are merged at a time.
 _MERGED = 2**23
+# Examples that are kept in memory; more lie in files.
+_RESIDENT = 2**25
 
 
 class Run(NamedTuple):
@@ -61,22 +64,14 @@ def cooccurrence_source(corpus: Corpus, window: int) -> Source:
     """
     if window < 1:
         raise UsageError(f"--window must be at least 1, not {window}")
-    pairs, counts = [], []
-    size = len(corpus.vocabulary)
     with tempfile.TemporaryDirectory() as directory:
-        for run in merge(count_runs(corpus, window, Path(directory)), _MERGED):
-            first, second = (part.astype(np.int32) for part in np.divmod(run.pairs, size))
-            found = run.counts.astype(np.float32)
-            apart = first != second
-            # A word near itself is counted from both sides.
-            pairs += [np.stack(both, axis=1) for both in ((first, second), (second[apart], first[apart]))]
-            counts += [np.where(apart, found, 2 * found), found[apart]]
-    if not pairs:
+        runs = count_runs(corpus, window, Path(directory))
+        arrays = _examples(merge(runs, _MERGED), len(corpus.vocabulary))
+    if not arrays:
         raise JaxgenError(
             f"no sentence of {shown(corpus.name)} has two words that occur often enough: there is no context to learn "
             "from; take a longer text, or a smaller --min-count"
         )
-    arrays = {"pair": np.concatenate(pairs), "count": np.concatenate(counts)}
     reader = Cooccurrences(arrays, corpus=corpus, window=window)
     return Source(
         corpus.name,
@@ -86,6 +81,43 @@ def cooccurrence_source(corpus: Corpus, window: int) -> Source:
         shape=(1,),
         version=corpus.version,
     )
+
+
+def _examples(runs: Iterable[Run], size: int) -> dict[str, np.ndarray]:
+    """Gives the pairs of sorted runs in both orders, and their counts; beyond `_RESIDENT` of them from files."""
+    held: dict[str, list[np.ndarray]] = {"pair": [], "count": []}
+    held_now = 0
+    with contextlib.ExitStack() as stack:
+        files: dict[str, BinaryIO] = {}
+        for run in runs:
+            first, second = (part.astype(np.int32) for part in np.divmod(run.pairs, size))
+            found = run.counts.astype(np.float32)
+            apart = first != second
+            # A word near itself is counted from both sides.
+            held["pair"] += [
+                np.stack(both, axis=1) for both in ((first, second), (second[apart], first[apart]))
+            ]
+            held["count"] += [np.where(apart, found, 2 * found), found[apart]]
+            held_now += len(first) + int(apart.sum())
+            if held_now > _RESIDENT:
+                # Without names they are gone with the process.
+                files = files or {key: stack.enter_context(tempfile.TemporaryFile()) for key in held}
+                _write_out(held, files)
+                held_now = 0
+        if not files:
+            return {key: np.concatenate(parts) for key, parts in held.items()} if held_now else {}
+        _write_out(held, files)
+        pairs = np.memmap(files["pair"], np.int32, "r").reshape(-1, 2)
+        return {"pair": pairs, "count": np.memmap(files["count"], np.float32, "r")}
+
+
+def _write_out(held: dict[str, list[np.ndarray]], files: dict[str, BinaryIO]) -> None:
+    """Moves what is held into files."""
+    for key, parts in held.items():
+        for part in parts:
+            part.tofile(files[key])
+        files[key].flush()
+        parts.clear()
 
 
 def count_runs(corpus: Corpus, window: int, directory: Path, held: int = _HELD) -> list[Run]:

@@ -1,6 +1,7 @@
 """Corpora to learn words from: files of any size, read sentence by sentence, counted once and kept as numbers."""
 
 import array
+import codecs
 import collections
 import contextlib
 import gzip
@@ -148,7 +149,7 @@ def _count(sentences: Iterable[list[str]]) -> tuple[collections.Counter[str], st
     counts, digest, least = collections.Counter[str](), hashlib.sha256(), 1
     for sentence in sentences:
         counts.update(sentence)
-        digest.update(" ".join([*sentence, ""]).encode("utf-8", "surrogateescape"))
+        digest.update((" ".join(sentence) + "\n").encode("utf-8", "surrogateescape"))
         # As word2vec's ReduceVocab does.
         while len(counts) > _MOST_DISTINCT:
             counts = collections.Counter({word: count for word, count in counts.items() if count > least})
@@ -187,14 +188,20 @@ def _number(
 
 
 def _paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Puts lines together up to an empty one, since sentences go on from line to line."""
-    held: list[str] = []
+    """Puts lines together up to an empty one, since sentences go on from line to line; long ones as sentences end."""
+    held, size = list[str](), 0
     for line in lines:
         if line.strip():
             held.append(line)
+            size += len(line)
         elif held:
             yield "".join(held)
-            held = []
+            held, size = [], 0
+        if size > _LINE:
+            passage = "".join(held)
+            end = max((found.end() for found in _SENTENCE_END.finditer(passage)), default=size)
+            yield passage[:end]
+            held, size = [passage[end:]], size - end
     if held:
         yield "".join(held)
 
@@ -240,6 +247,8 @@ def _lines_of_file(file: Path, encoding: str) -> Iterator[str]:
 
 
 def _opened(file: Path, encoding: str) -> io.TextIOWrapper:
+    if codecs.lookup(encoding).name == "utf-8":
+        encoding = "utf-8-sig"  # a byte-order mark is no part of the first word
     if file.suffix == ".gz":
         handle: io.TextIOWrapper = gzip.open(file, "rt", encoding=encoding)  # noqa: SIM115
         return handle
@@ -252,8 +261,9 @@ def _whole_words(handle: io.TextIOWrapper) -> Iterator[str]:
     while piece := handle.readline(_LINE):
         piece, rest = rest + piece, ""
         if len(piece) >= _LINE and not piece.endswith("\n"):
-            whole, space, last = piece.rpartition(" ")
-            piece, rest = (whole, last) if space else (piece, "")
+            # The space stays, so that what follows is another word also where pieces are put together.
+            end = max(piece.rfind(" "), piece.rfind("\t")) + 1 or len(piece)
+            piece, rest = piece[:end], piece[end:]
         yield piece
     if rest:
         yield rest

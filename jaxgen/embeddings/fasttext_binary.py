@@ -116,8 +116,12 @@ class _Reader:
             raise JaxgenError(f"{shown(self.path)} is a model of classes of texts, not of words")
         if model not in (_CONTINUOUS_BAG_OF_WORDS, _SKIP_GRAM) or loss not in _LOSSES or width < 1:
             raise self._damaged(f"its arguments are impossible (model {model}, loss {loss}, width {width})")
-        if longest < 1:
-            buckets = 0
+        if not longest:  # as fastText itself: the shortest, then, is of no meaning
+            shortest = buckets = 0
+        if not 0 <= shortest <= longest or buckets < 0:
+            raise self._damaged(
+                f"its n-grams are impossible ({shortest} to {longest} characters, {buckets:,} buckets)"
+            )
         words, counts = self._dictionary()
         matrix = self._matrix("vectors", len(words) + buckets, width)
         if (bad := not_finite(matrix)) is not None:

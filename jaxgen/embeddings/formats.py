@@ -10,7 +10,7 @@ from jaxgen.embeddings.word2vec_binary import read_word2vec_binary, write_word2v
 from jaxgen.errors import UsageError, shown, unknown
 
 Format: TypeAlias = Literal["word2vec", "word2vec-binary", "glove", "fasttext"]
-_LOOKED_AT = 256
+_LOOKED_AT, _LONGEST_ROW = 256, 1 << 20
 _OF_NUMBERS = frozenset(b"+-.0123456789eE \t\r\nnaifNAIFty")
 
 
@@ -28,17 +28,21 @@ def load(path: Path | str) -> KeyedVectors:
         raise UsageError(f"there is no file {shown(path)}: give one with word vectors")
     with opened(path) as file:
         first = file.readline(_LOOKED_AT)
-        of_row = file.read(_LOOKED_AT)
+        of_row = next((row for row in iter(lambda: file.readline(_LONGEST_ROW), b"") if row != b"\n"), b"")
     if first.startswith(MAGIC):
         return read_fasttext(path).vectors
-    if sizes(first) and not _is_text(of_row):
+    if (told := sizes(first)) and not _is_text(of_row, told[1]):
         return read_word2vec_binary(path)
     return read_text(path)
 
 
-def _is_text(beginning: bytes) -> bool:
-    """Whether the first row goes on with numbers in ASCII behind its word; float32 have other bytes among them."""
-    return set(beginning.lstrip(b"\n").partition(b" ")[2].partition(b"\n")[0]) <= _OF_NUMBERS
+def _is_text(row: bytes, width: int) -> bool:
+    """Whether the first row ends with numbers in ASCII, behind a word that may have spaces.
+
+    Of a binary file it is what comes before the first byte that is an end of line: float32 have other bytes among them.
+    """
+    behind_word = row.rstrip().split(b" ")[1:]
+    return set(b"".join(behind_word[-width:] if width else behind_word)) <= _OF_NUMBERS
 
 
 def save(path: Path | str, vectors: KeyedVectors, format: str) -> None:

@@ -36,7 +36,7 @@ class KeyedVectors:
 
     Raises:
         UsageError: for no vectors, as many words or counts as there are vectors not, words that are there twice, and
-            numbers that aren't finite.
+            numbers that aren't finite as float32.
     """
 
     def __init__(
@@ -53,16 +53,18 @@ class KeyedVectors:
             raise UsageError(f"there are {len(self.index_to_key):,} words, but {len(vectors):,} vectors")
         if counts is not None and counts.shape != (len(vectors),):
             raise UsageError(f"there are {len(vectors):,} words, but counts of shape {list(counts.shape)}")
+        with np.errstate(over="ignore"):  # what is too large is told below
+            vectors = np.ascontiguousarray(vectors, np.float32)
         if (place := not_finite(vectors)) is not None:
             word = shortened(self.index_to_key[place], 40)
-            raise UsageError(f"the vector of {word!r} (row {place}) has numbers that aren't finite")
+            raise UsageError(f"the vector of {word!r} (row {place}) has numbers that aren't finite as float32")
         self.key_to_index = {word: index for index, word in enumerate(self.index_to_key)}
         if len(self.key_to_index) < len(self) and (twice := first_twice(self.index_to_key)):
             first, second = twice
             word = shortened(self.index_to_key[first], 40)
             raise UsageError(f"the word {word!r} is there twice, as number {first} and {second}")
         # They may lie on the device as they are, without a copy: a change would be seen by some queries only.
-        self.vectors: Float32[np.ndarray, "words width"] = np.ascontiguousarray(vectors, np.float32).view()
+        self.vectors: Float32[np.ndarray, "words width"] = vectors.view()
         self.vectors.flags.writeable = False
         self.counts = counts
         self.ngrams = ngrams
@@ -279,7 +281,8 @@ class KeyedVectors:
 
     def _inferred(self, key: str) -> Float32[np.ndarray, " width"] | None:
         """Gives the vector of an unseen word, where it has n-grams."""
-        if self.ngrams is None:
+        # Bytes of the command line that are no UTF-8 are surrogates, which have no n-grams.
+        if self.ngrams is None or any("\ud800" <= character <= "\udfff" for character in key):
             return None
         vector = self.ngrams.infer([key])[0]
         return vector if vector.any() else None

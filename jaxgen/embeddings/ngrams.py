@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
+from jaxgen.errors import UsageError
+
 _OFFSET, _PRIME = 2166136261, 16777619
 # fastText's end of a sentence has a vector of its own, but no n-grams.
 END_OF_SENTENCE = "</s>"
@@ -22,12 +24,20 @@ class Ngrams:
         buckets: the n-grams' vectors; n-grams with the same hash share one.
         shortest: characters of an n-gram, at least, `<` and `>` around the word included.
         longest: at most.
+
+    Raises:
+        UsageError: unless 0 <= shortest <= longest.
     """
 
     word_vectors: Float32[np.ndarray, "words width"] = field(repr=False)
     buckets: Float32[np.ndarray, "buckets width"] = field(repr=False)
     shortest: int = 3
     longest: int = 6
+
+    def __post_init__(self) -> None:
+        """Refuses lengths that can't be."""
+        if not 0 <= self.shortest <= self.longest:
+            raise UsageError(f"n-grams can't have {self.shortest} to {self.longest} characters")
 
     def compose(self, words: Sequence[str]) -> Float32[np.ndarray, "words width"]:
         """Gives the vectors of the words of the vocabulary, in its order."""
@@ -109,6 +119,8 @@ def ngram_buckets(
     with np.errstate(over="ignore"):
         for length in range(1, longest + 1):
             alive = alive[place[alive] < end[alive]]
+            if not len(alive):
+                break
             _hash_character(state, place, alive, hashed, begins, end)
             if length >= shortest:
                 kept = alive if length > 1 else alive[~first[alive] & (place[alive] < end[alive])]

@@ -1,5 +1,6 @@
 """Vectors as text, a word a line: word2vec's and fastText's `.vec` with a line of sizes before, GloVe's without."""
 
+import codecs
 import contextlib
 import gzip
 import warnings
@@ -20,6 +21,7 @@ GZIP = b"\x1f\x8b"
 _READ_AT_ONCE = 1 << 23
 _WRITTEN_AT_ONCE = 1024
 _SHOWN = 40
+_DIGITS = 18  # of a size, at most
 # What ends a word in some of the formats, and the byte that fastText ends it with in its binary files.
 _SEPARATORS = " \n\r\t\v\f\0"
 
@@ -48,7 +50,7 @@ def opened(path: Path) -> Iterator[BufferedIOBase]:
 def sizes(line: bytes) -> tuple[int, int] | None:
     """Reads how many words there are and how many numbers each has, where a first line tells it."""
     fields = line.split()
-    if len(fields) != 2 or not all(field.isdigit() for field in fields):
+    if len(fields) != 2 or not all(field.isdigit() and len(field) <= _DIGITS for field in fields):
         return None
     words, width = map(int, fields)
     return words, width
@@ -61,7 +63,7 @@ def read_text(path: Path) -> KeyedVectors:
         JaxgenError: if the file can't be read or isn't what it should be; says in which line.
     """
     with opened(path) as file:
-        first = file.readline()
+        first = file.readline().removeprefix(codecs.BOM_UTF8)
         told = sizes(first)
         width = told[1] if told else len(first.split()) - 1
         if width < 1 or not (told or _is_number(first.split()[-1])):
@@ -143,6 +145,8 @@ class _Rows:
         """Takes a line apart whose word may have spaces, such as `. . .` of GloVe's; not one of another width."""
         word, *numbers = line.rsplit(b" ", self.width)
         count = len(line.split()) - 1
+        if count >= self.width and (b"\t" in line or count == self.width):
+            raise self._error(self.number, "it has tabs or several spaces where single spaces belong")
         if len(numbers) < self.width or not word or _is_number(word.rsplit(b" ", 1)[-1]):
             told = "after no word" if line[:1] in b" \t" else "after its word"
             raise self._error(self.number, f"it has {count:,} numbers {told}, where {self.width:,} belong")

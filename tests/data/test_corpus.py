@@ -5,7 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from jaxgen.data import corpus
+from jaxgen.data import cooccurrence, corpus
+from jaxgen.data.cooccurrence import cooccurrence_source
 from jaxgen.data.corpus import END, encode_corpus, read_corpus, read_vocabulary, write_vocabulary
 from jaxgen.errors import JaxgenError, UsageError
 
@@ -56,10 +57,12 @@ def test_directories_and_compressed_files_are_read_as_one_text(tmp_path, plain):
     assert_equal(read_corpus(str(directory), min_count=1), plain)
 
 
-def test_a_text_of_one_line_is_read_in_pieces(tmp_path, monkeypatch, plain):
-    (tmp_path / "line.txt").write_text(" ".join(TEXT.split()))
+@pytest.mark.parametrize("separator", [" ", "\t"])
+@pytest.mark.parametrize("prose", [False, True])
+def test_a_text_of_one_line_is_read_in_pieces(tmp_path, monkeypatch, plain, prose, separator):
+    (tmp_path / "line.txt").write_text(separator.join(TEXT.split()))
     monkeypatch.setattr(corpus, "_LINE", 7)
-    found = read_corpus(str(tmp_path / "line.txt"), min_count=1)
+    found = read_corpus(str(tmp_path / "line.txt"), min_count=1, prose=prose)
     assert [word for sentence in sentences(found) for word in sentence] == TEXT.split()
     assert found.vocabulary.words == plain.vocabulary.words
 
@@ -101,6 +104,32 @@ def test_running_text_is_split_into_words_and_sentences(tmp_path):
     ]
 
 
+def test_long_paragraphs_are_held_up_to_the_last_end_of_a_sentence(monkeypatch):
+    lines = ["One two\n", "three. Four!\n", "Five six: seven\n", "eight nine ten\n", "\n", "End.\n"] * 9
+    whole = [list(corpus._prose(passage)) for passage in corpus._paragraphs(lines)]
+    for longest in (20, 30, 60):
+        monkeypatch.setattr(corpus, "_LINE", longest)
+        passages = list(corpus._paragraphs(lines))
+        assert max(map(len, passages)) <= longest + max(map(len, lines))
+        assert sum([list(corpus._prose(passage)) for passage in passages], []) == sum(whole, [])
+    monkeypatch.setattr(corpus, "_LINE", 20)
+    passages = list(corpus._paragraphs(["no end of it\n"] * 9))
+    assert len(passages) > 3 and "".join(passages) == "no end of it\n" * 9
+
+
+def test_a_text_whose_sentences_end_elsewhere_is_another(plain):
+    together = encode_corpus("lines", lambda: iter([TEXT.split()]), 1)
+    assert together.vocabulary.words == plain.vocabulary.words and together.version != plain.version
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8"])
+@pytest.mark.parametrize("name", ["a.txt", "a.gz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, plain, name, encoding):
+    content = TEXT.encode("utf-8-sig")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert_equal(read_corpus(str(tmp_path / name), min_count=1, encoding=encoding), plain)
+
+
 def test_the_vocabulary_is_kept_with_a_run(tmp_path, plain):
     write_vocabulary(plain.vocabulary, tmp_path / "vocabulary.tsv")
     found = read_vocabulary(tmp_path / "vocabulary.tsv")
@@ -136,3 +165,22 @@ def test_files_that_cannot_be_read_are_told_in_a_line(tmp_path):
         read_corpus(str(tmp_path / "empty"))
     with pytest.raises(UsageError, match="--min-count must be at least 1"):
         read_corpus(str(tmp_path / "a.gz"), min_count=0)
+
+
+@pytest.mark.parametrize("resident", [0, 7])
+def test_many_cooccurrences_lie_in_files_as_few_do_in_memory(monkeypatch, resident):
+    random = np.random.default_rng(0)
+    lines = [list(random.choice(list("abcdef"), 8)) for _ in range(20)]
+    words = encode_corpus("lines", lambda: iter(lines), 1)
+    monkeypatch.setattr(cooccurrence, "_MERGED", 4)
+    few = cooccurrence_source(words, 3)
+    monkeypatch.setattr(cooccurrence, "_RESIDENT", resident)
+    many = cooccurrence_source(words, 3)
+    for key, wanted in few.arrays().items():
+        found = many.arrays()[key]
+        assert isinstance(found, np.memmap) and not isinstance(wanted, np.memmap)
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
+    rows = np.array([5, 0, 3])
+    assert type(many.reader(rows)["pair"]) is np.ndarray
+    np.testing.assert_array_equal(many.reader(rows)["pair"], few.reader(rows)["pair"])

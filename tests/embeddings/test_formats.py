@@ -120,6 +120,27 @@ def test_other_tools_lines(tmp_path):
     assert load(tmp_path / "crlf.txt")["a"].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("width", [2, 300])
+def test_a_text_whose_first_word_has_spaces_is_no_binary(tmp_path, width):
+    numbers = b" 1.25e-07" * width
+    (tmp_path / "a.txt").write_bytes(b"2 %d\nat name@x.com%b\nb%b\n" % (width, numbers, numbers))
+    assert load(tmp_path / "a.txt").index_to_key == ["at name@x.com", "b"]
+
+
+@pytest.mark.parametrize("width", [1, 3, 300])
+def test_a_binary_whose_first_word_is_long_is_no_text(tmp_path, width):
+    for seed in range(4):
+        vectors = random_vectors(["x" * (256 + 1000 * seed), "b"], width, seed)
+        save(tmp_path / "a.bin", vectors, "word2vec-binary")
+        np.testing.assert_array_equal(load(tmp_path / "a.bin").vectors, vectors.vectors)
+
+
+@pytest.mark.parametrize("text", [b"2 2\na 1 2\nb 3 4\n", b"a 1 2\nb 3 4\n"])
+def test_a_byte_order_mark_before_a_text_is_no_part_of_it(tmp_path, text):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text)
+    assert load(tmp_path / "a.txt").index_to_key == ["a", "b"]
+
+
 @pytest.mark.parametrize("word", ["two words", "", "tab\t", "line\n", "null\0", "\udc80"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_words_that_no_reader_would_find_again_are_refused(tmp_path, word, format):
@@ -155,6 +176,11 @@ def test_unknown_formats_and_files_are_told(tmp_path):
         (b"a 1 2\nb\xff 1 2\n", r"line 2: the word b'b\\xff' is no UTF-8"),
         (b"3 2\na 1 2\nb 1 2\na 3 4\n", "line 4: the word 'a' was there before, in line 2"),
         (b"a 1 2\n\nb 1 2\n", "line 2: it is empty"),
+        (b"9" * 6000 + b" 2\na 1 2\n", "line 2: it has 2 numbers after its word, where 1 belong"),
+        (b"2 2\na 1 2\nb\t1\t2\n", "line 3: it has tabs or several spaces where single spaces belong"),
+        (b"1 2\na\t1\t2\n", "line 2: it has tabs or several spaces where single spaces belong"),
+        (b"a\t1\t2\nb\t1\t2\n", "line 1: it has tabs or several spaces where single spaces belong"),
+        (b"a  1 2\n", "line 1: it has tabs or several spaces where single spaces belong"),
     ],
 )
 def test_damaged_texts_are_told_with_their_line(tmp_path, text, message):
@@ -235,6 +261,10 @@ HEAD, DICTIONARY = 8, 8 + 12 * 4 + 8
         (HEAD + 6 * 4, struct.pack("<i", 9), r"impossible \(model 2, loss 9, width 2\)"),
         (HEAD, struct.pack("<i", 3), "its vectors are 7 x 2, where 7 x 3 belong"),
         (HEAD + 8 * 4, struct.pack("<i", 5), "its vectors are 7 x 2, where 8 x 2 belong"),
+        (HEAD + 8 * 4, struct.pack("<i", -1), r"its n-grams are impossible \(2 to 4 characters, -1 buckets\)"),
+        (HEAD + 9 * 4, struct.pack("<2i", 5, 4), "its n-grams are impossible .5 to 4 characters"),
+        (HEAD + 9 * 4, struct.pack("<2i", -1, 4), "its n-grams are impossible .-1 to 4 characters"),
+        (HEAD + 9 * 4, struct.pack("<2i", 3, -1), "its n-grams are impossible .3 to -1 characters"),
         (
             DICTIONARY,
             struct.pack("<3i", 4, 3, 1),
@@ -253,6 +283,15 @@ def test_models_of_fasttext_that_cannot_be_read_are_told(tmp_path, place, value,
     path.write_bytes(content)
     with pytest.raises(JaxgenError, match=message):
         read_fasttext(path)
+
+
+def test_fasttext_without_n_grams_leaves_their_shortest_length(tmp_path):
+    path = tmp_path / "model.bin"
+    save(path, random_vectors(["the", "of"]), "fasttext")
+    content = bytearray(path.read_bytes())
+    content[HEAD + 9 * 4 : HEAD + 10 * 4] = struct.pack("<i", 3)  # as by its -maxn 0
+    path.write_bytes(content)
+    assert load(path).index_to_key == ["the", "of"]
 
 
 def test_numbers_that_are_not_finite_and_words_twice_in_a_model_of_fasttext_are_told(tmp_path):

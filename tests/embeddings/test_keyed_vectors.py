@@ -136,6 +136,9 @@ def test_unseen_words_have_vectors_by_their_ngrams():
     np.testing.assert_array_equal(vectors["walks"], parts.infer(["walks"])[0])
     with pytest.raises(UsageError, match="2 words, but 3 vectors"):
         KeyedVectors.of_ngrams(["walking", "walked"], parts)
+    assert "wa\udcfflks" not in vectors
+    with pytest.raises(UsageError, match=r"the word 'wa\\udcfflks' is not in the vocabulary"):
+        vectors.most_similar("wa\udcfflks")
 
 
 def test_unknown_words_are_told_with_their_nearest_spellings():
@@ -175,6 +178,7 @@ def test_requests_that_mean_nothing_are_refused():
             np.array([[1.0, 2], [np.nan, 0]]),
             r"vector of 'b' \(row 1\) has numbers that aren't finite",
         ),
+        (["a", "b"], np.array([[1.0, 2], [-1e39, 0]]), r"'b' \(row 1\) has numbers that aren't finite as float32"),
         (["a", "b", "a"], np.ones((3, 2)), "'a' is there twice, as number 0 and 2"),
     ],
 )

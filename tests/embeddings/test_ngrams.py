@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxgen.embeddings.ngrams import Ngrams, fnv1a, ngram_buckets, ngrams
+from jaxgen.errors import UsageError
 
 # Of the FNV reference implementation, and for letters beyond ASCII of fastText (gensim's test of its hash).
 HASHES = {
@@ -24,6 +25,18 @@ def test_hashes_are_the_published_ones(word):
 def test_letters_of_several_bytes_are_one_character():
     assert ngrams("тест", 4, 5) == [part.encode() for part in ("<тес", "<тест", "тест", "тест>", "ест>")]
     assert ngrams("é", 1, 3) == [part.encode() for part in ("<é", "<é>", "é", "é>")]
+
+
+def test_n_grams_end_with_their_word_however_long_they_may_be():
+    short, long = (ngram_buckets(["king", "a"], 2, longest, 100) for longest in (6, 2**31 - 1))
+    for found, wanted in zip(long, short, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(("shortest", "longest"), [(4, 3), (-1, 3), (0, -1)])
+def test_lengths_that_cannot_be_are_refused(shortest, longest):
+    with pytest.raises(UsageError, match=f"n-grams can't have {shortest} to {longest} characters"):
+        Ngrams(np.zeros((1, 2), np.float32), np.zeros((3, 2), np.float32), shortest, longest)
 
 
 @pytest.mark.parametrize(("shortest", "longest"), [(3, 6), (1, 2), (1, 9), (5, 4), (0, 0)])
