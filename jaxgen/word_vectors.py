@@ -39,22 +39,22 @@ class GivesWordVectors(Protocol):
         """
 
 
-def vectors_of_run(path: Path) -> KeyedVectors:
+def vectors_of_run(path: Path | str) -> KeyedVectors:
     """Gives the word vectors that a run has trained.
 
     Raises:
         UsageError: where the directory holds no run, or one of something else.
         JaxgenError: where it can't be read.
     """
-    run = SavedRun(path)
+    run = SavedRun(Path(path))
     if not isinstance(run.task, GivesWordVectors):
         raise UsageError(f"{shown(path)} is a run of {type(run.task).__name__}, which has no word vectors")
     return run.task.keyed_vectors(run.state.evaluation_params(), run)
 
 
-def open_vectors(path: Path) -> KeyedVectors:
+def open_vectors(path: Path | str) -> KeyedVectors:
     """Opens the word vectors of a run directory, or of a file, see `jaxgen.embeddings.load`; raises as these do."""
-    return vectors_of_run(path) if path.is_dir() else load(path)
+    return vectors_of_run(path) if Path(path).is_dir() else load(path)
 
 
 def convert(path: Path, output: Path, format: Format) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgen import word_vectors
+from jaxgen import embeddings, word_vectors
 from jaxgen.cli import main
 from jaxgen.embeddings import KeyedVectors, Ngrams, load, save
 
@@ -160,6 +160,9 @@ def test_vectors_of_a_run_are_those_its_task_gives(tmp_path, capsys, monkeypatch
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "words").write_text("a b c")
     monkeypatch.setattr(word_vectors, "SavedRun", OfWords)
+    assert embeddings.open_vectors(str(tmp_path / "run")).index_to_key == ["a", "b", "c"]
+    assert embeddings.vectors_of_run(str(tmp_path / "run")).index_to_key == ["a", "b", "c"]
+    assert len(embeddings.open_vectors(str(STORED / "word2vec.txt"))) == 60
     assert run("similar", tmp_path / "run", "a") == 0
     assert "b" in capsys.readouterr().out
     (tmp_path / "list").write_text("a\nb\nc\n")

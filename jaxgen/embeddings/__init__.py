@@ -9,7 +9,9 @@ _NAMES = {
     "evaluate_analogies": "jaxgen.embeddings.evaluation",
     "evaluate_word_pairs": "jaxgen.embeddings.evaluation",
     "load": "jaxgen.embeddings.formats",
+    "open_vectors": "jaxgen.word_vectors",
     "save": "jaxgen.embeddings.formats",
+    "vectors_of_run": "jaxgen.word_vectors",
 }
 
 __all__ = sorted(_NAMES)

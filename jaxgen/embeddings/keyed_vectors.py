@@ -1,19 +1,19 @@
 """Vectors of words, and what is asked of them, under the names that gensim's users know."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Num
+from jaxtyping import Array, Bool, Float32, Int, Int32, Num
 
 from jaxgen.embeddings import search
+from jaxgen.embeddings.given import Key, Keys, checked_word, listed, neither, weighted
 from jaxgen.embeddings.ngrams import Ngrams
+from jaxgen.embeddings.similarities import Similarities, unit
 from jaxgen.errors import UsageError, nearest, shortened
-
-Key: TypeAlias = str | np.ndarray
-Keys: TypeAlias = Key | Sequence[Key]
 
 # Queries go to the device in batches of these sizes, so that there are as many shapes to compile, and no more.
 _BATCHES = (1, 8, 64, 256)
@@ -22,7 +22,7 @@ _FEWEST_FOUND = 16
 _SPELLINGS = 50_000
 
 
-class KeyedVectors:
+class KeyedVectors(Similarities):
     """Vectors of words, all queries of which are one product on the device, with the exact nearest words.
 
     Args:
@@ -57,7 +57,9 @@ class KeyedVectors:
             vectors = np.ascontiguousarray(vectors, np.float32)
         if (place := not_finite(vectors)) is not None:
             word = shortened(self.index_to_key[place], 40)
-            raise UsageError(f"the vector of {word!r} (row {place}) has numbers that aren't finite as float32")
+            raise UsageError(
+                f"the vector of {word!r} (row {place}) has numbers that aren't finite as float32"
+            )
         self.key_to_index = {word: index for index, word in enumerate(self.index_to_key)}
         if len(self.key_to_index) < len(self) and (twice := first_twice(self.index_to_key)):
             first, second = twice
@@ -95,14 +97,34 @@ class KeyedVectors:
         """Whether there is a vector, for FastText also one from n-grams."""
         return isinstance(key, str) and (key in self.key_to_index or self._inferred(key) is not None)
 
-    def __getitem__(self, keys: str | Sequence[str]) -> Float32[np.ndarray, "..."]:
+    def __getitem__(self, keys: Keys) -> Float32[np.ndarray, "..."]:
         """Gives a word's vector, or several words' as rows; raises as `get_vector` does."""
-        if isinstance(keys, str):
+        if isinstance(keys, str) or not isinstance(keys, Iterable):
             return self.get_vector(keys)
         rows = [self.get_vector(key) for key in keys]
         return np.stack(rows) if rows else self.vectors[:0]
 
-    def get_vector(self, key: str, norm: bool = False) -> Float32[np.ndarray, " width"]:
+    @staticmethod
+    def load_word2vec_format(path: Path | str, binary: bool = False) -> "KeyedVectors":
+        """Reads vectors as `jaxgen.embeddings.load` does, which tells by itself whether a file is binary."""
+        from jaxgen.embeddings.formats import load
+
+        return load(path)
+
+    def save_word2vec_format(self, path: Path | str, binary: bool = False) -> None:
+        """Writes the vectors in one of word2vec's formats; raises as `jaxgen.embeddings.save` does."""
+        from jaxgen.embeddings.formats import save
+
+        save(path, self, "word2vec-binary" if binary else "word2vec")
+
+    def get_index(self, key: Any, default: int | None = None) -> int:
+        """Gives the number of a word, or of an unknown one the default; raises as `get_vector` does."""
+        index = self.key_to_index.get(checked_word(key), default)
+        if index is None:
+            raise self._unknown(key)
+        return index
+
+    def get_vector(self, key: Any, norm: bool = False) -> Float32[np.ndarray, " width"]:
         """Gives a word's vector, of an unseen one the mean of its n-grams' where there are n-grams.
 
         Args:
@@ -110,90 +132,83 @@ class KeyedVectors:
             norm: whether it is brought to length 1.
 
         Raises:
-            UsageError: for a word without a vector; names those that are spelt like it.
+            UsageError: for a word without a vector, names those that are spelt like it; and for what is no word.
         """
-        index = self.key_to_index.get(key)
+        index = self.key_to_index.get(checked_word(key))
         vector = self._inferred(key) if index is None else self.vectors[index]
         if vector is None:
             raise self._unknown(key)
-        return _unit(vector, repr(key)) if norm else vector
-
-    def similarity(self, key1: str, key2: str) -> float:
-        """Gives the cosine of two words' vectors; raises as `get_vector` does."""
-        return float(self.get_vector(key1, norm=True) @ self.get_vector(key2, norm=True))
+        return unit(vector, repr(key)) if norm else vector
 
     def most_similar(
         self,
         positive: Keys = (),
         negative: Keys = (),
-        topn: int = 10,
+        topn: int | None = 10,
         restrict_vocab: int | None = None,
-    ) -> list[tuple[str, float]]:
+    ) -> Any:
         """Gives the words nearest to the sum of some less that of others, by cosine (3CosAdd).
 
         Words' vectors are brought to length 1 before, given vectors are taken as they are.
 
         Args:
-            positive: words, or vectors.
-            negative: words, or vectors.
-            topn: how many words to give, at most; those that were given are left out.
+            positive: words or vectors (arrays), or pairs of one and its weight.
+            negative: the same; a weight that is given counts with its own sign here, too, as in gensim.
+            topn: how many words to give, at most; those that were given are left out. None for all words' cosines.
             restrict_vocab: so many words are looked at, from the first; by default all.
+
+        Returns:
+            A list of words and their cosines, the nearest first; or float32 [words], in the order of the vocabulary.
 
         Raises:
             UsageError: for nothing given, or what cancels itself, and words without a vector.
         """
-        positive, negative = _listed(positive), _listed(negative)
-        if not (positive or negative):
+        terms = [*weighted(positive, 1.0), *weighted(negative, -1.0)]
+        if not terms:
             raise UsageError("there is nothing to be similar to: give a word at least")
-        added = np.zeros(self.vector_size, np.float32)
-        for key in positive:
-            added += self._given(key)
-        for key in negative:
-            added -= self._given(key)
-        query = _unit(added, "what was given, added up,")
-        given = [key for key in (*positive, *negative) if isinstance(key, str)]
+        added = np.zeros(self.vector_size, np.float64)
+        for key, weight in terms:
+            added += np.multiply(self._given(key), weight, dtype=np.float64)
+        query = unit(added, "what was given, added up,")
+        given = [key for key, _ in terms if isinstance(key, str)]
         return self._named(query[None, None], (1,), given, topn, restrict_vocab)
 
     def most_similar_cosmul(
         self,
         positive: Keys = (),
         negative: Keys = (),
-        topn: int = 10,
+        topn: int | None = 10,
         restrict_vocab: int | None = None,
-    ) -> list[tuple[str, float]]:
+    ) -> Any:
         """Gives the words with the highest product of cosines (3CosMul, Levy & Goldberg 2014, equation 4).
 
-        Cosines are brought to 0 to 1 first. Arguments and errors are those of `most_similar`.
+        Cosines are brought to 0 to 1 first. Arguments, but for weights, and errors are those of `most_similar`.
         """
-        positive, negative = _listed(positive), _listed(negative)
+        positive, negative = listed(positive), listed(negative)
         if not positive:
             raise UsageError("there is nothing to be similar to: give a word at least")
         terms = np.zeros((_power_of_two(len(positive) + len(negative)), self.vector_size), np.float32)
         for place, key in enumerate((*positive, *negative)):
-            terms[place] = _unit(self._given(key), "a vector")
+            terms[place] = unit(self._given(key), "a vector")
         signs = [1] * len(positive) + [-1] * len(negative)
         signs += [0] * (len(terms) - len(signs))
         given = [key for key in (*positive, *negative) if isinstance(key, str)]
         return self._named(terms[None], signs, given, topn, restrict_vocab, multiply=True)
 
-    def similar_by_vector(
-        self, vector: Num[np.ndarray, "..."], topn: int = 10, restrict_vocab: int | None = None
-    ) -> list[tuple[str, float]]:
+    def similar_by_vector(self, vector: Key, topn: int | None = 10, restrict_vocab: int | None = None) -> Any:
         """Gives the words nearest to a vector; arguments and errors are those of `most_similar`."""
         return self.most_similar([vector], topn=topn, restrict_vocab=restrict_vocab)
 
-    def doesnt_match(self, words: Sequence[str]) -> str:
-        """Gives the word that is farthest from the mean of all, each of length 1; words without a vector are left out.
+    def similar_by_word(self, key: Key, topn: int | None = 10, restrict_vocab: int | None = None) -> Any:
+        """Gives the words nearest to a word; arguments and errors are those of `most_similar`."""
+        return self.most_similar([key], topn=topn, restrict_vocab=restrict_vocab)
 
-        Raises:
-            UsageError: where none has one.
-        """
-        known = [word for word in words if word in self]
-        if not known:
-            raise UsageError(f"none of {', '.join(map(repr, words)) or 'no words'} is in the vocabulary")
-        units = np.stack([self.get_vector(word, norm=True) for word in known])
-        # Of equally far ones the first by the alphabet, as gensim has it.
-        return min(zip((units @ units.mean(axis=0)).tolist(), known, strict=True))[1]
+    def rank(self, key1: str, key2: str) -> int:
+        """Gives how near a word is to another among all, from 1; raises as `get_index` does."""
+        index, cosines = self.get_index(key2), self.similar_by_word(key1, topn=None)
+        closer = cosines > cosines[index]
+        closer[self.get_index(key1)] = False
+        return int(closer.sum()) + 1
 
     def search(
         self,
@@ -223,12 +238,10 @@ class KeyedVectors:
         Raises:
             UsageError: for no words to find, or to look at.
         """
-        if count < 1 or (restrict_vocab is not None and restrict_vocab < 1):
-            raise UsageError("ask for at least one word, among at least one")
         words, queries = len(self), len(terms)
+        limit = np.int32(self._looked_at(count, restrict_vocab))
         # One word is what analogies ask for, thousands of times: it is worth a program of its own.
         asked = 1 if count == 1 else min(_power_of_two(max(count, _FEWEST_FOUND)), words)
-        limit = np.int32(min(restrict_vocab or words, words))
         vectors, inverse_norms = self._on_device
         of_kind = jnp.asarray(np.arange(words) if kinds is None else kinds, jnp.int32)
         values, found = [], []
@@ -263,10 +276,14 @@ class KeyedVectors:
         terms: Float32[np.ndarray, "1 terms width"],
         signs: Sequence[int],
         given: Sequence[str],
-        count: int,
+        count: int | None,
         restrict_vocab: int | None,
         multiply: bool = False,
-    ) -> list[tuple[str, float]]:
+    ) -> Any:
+        if count is None:
+            limit = self._looked_at(1, restrict_vocab)
+            scores = search.scores(*self._on_device, terms[0], np.asarray(signs, np.int32), multiply=multiply)
+            return np.asarray(scores)[:limit]
         known = [self.key_to_index[word] for word in given if word in self.key_to_index]
         excluded = np.full((1, _power_of_two(len(known))), -1)
         excluded[0, : len(known)] = known
@@ -279,6 +296,11 @@ class KeyedVectors:
             if np.isfinite(score)
         ]
 
+    def _looked_at(self, count: int, restrict_vocab: int | None) -> int:
+        if count < 1 or (restrict_vocab is not None and restrict_vocab < 1):
+            raise UsageError("ask for at least one word, among at least one")
+        return min(restrict_vocab or len(self), len(self))
+
     def _inferred(self, key: str) -> Float32[np.ndarray, " width"] | None:
         """Gives the vector of an unseen word, where it has n-grams."""
         # Bytes of the command line that are no UTF-8 are surrogates, which have no n-grams.
@@ -287,10 +309,12 @@ class KeyedVectors:
         vector = self.ngrams.infer([key])[0]
         return vector if vector.any() else None
 
-    def _given(self, key: Key) -> Float32[np.ndarray, " width"]:
+    def _given(self, key: Any) -> Float32[np.ndarray, " width"]:
         """Gives a word's vector of length 1, or a vector as it is."""
         if isinstance(key, str):
             return self.get_vector(key, norm=True)
+        if not isinstance(key, np.ndarray):
+            raise neither(key)
         if key.shape != (self.vector_size,) or not np.isfinite(key).all():
             raise UsageError(
                 f"a vector to be similar to must be {self.vector_size} finite numbers; this is {list(key.shape)}"
@@ -324,20 +348,6 @@ def first_twice(words: Sequence[str]) -> tuple[int, int] | None:
     return next(
         (places[word], index) for index, word in enumerate(words) if places.setdefault(word, index) != index
     )
-
-
-def _listed(keys: Keys) -> list[Key]:
-    """Gives a list of what may be a single word or vector, or rows of vectors."""
-    return (
-        [keys] if isinstance(keys, str) or (isinstance(keys, np.ndarray) and keys.ndim == 1) else list(keys)
-    )
-
-
-def _unit(vector: Float[np.ndarray, " width"], told: str) -> Float32[np.ndarray, " width"]:
-    length = np.linalg.norm(vector.astype(np.float64))
-    if not length:
-        raise UsageError(f"{told} is a vector of zeros, which is similar to nothing")
-    return (vector / length).astype(np.float32)
 
 
 def _power_of_two(number: int) -> int:

@@ -54,7 +54,7 @@ def nearest(
     words, width = vectors.shape
     queries = terms.shape[0]
 
-    def scores(start: Array) -> Array:
+    def of_block(start: Array) -> Array:
         block = jax.lax.dynamic_slice(vectors, (start, 0), (rows, width))
         # Rows first: on CPUs this is the order in which they lie, and the maximum below is vectorised.
         cosines = jnp.matmul(block, terms.reshape(-1, width).T, precision="highest")
@@ -65,10 +65,10 @@ def nearest(
         # The last block begins earlier than its turn, so that it is whole; what was seen before is left out.
         start = jnp.minimum(number * rows, words - rows)
         places = start + jnp.arange(rows)
-        of_block = jax.lax.dynamic_slice(kinds, (start,), (rows,))
+        block_kinds = jax.lax.dynamic_slice(kinds, (start,), (rows,))
         left_out = (places < number * rows) | (places >= limit)
-        left_out = left_out[:, None] | (of_block[:, None, None] == excluded).any(axis=-1)
-        values, found = top(jnp.where(left_out, -jnp.inf, scores(start)), count)
+        left_out = left_out[:, None] | (block_kinds[:, None, None] == excluded).any(axis=-1)
+        values, found = top(jnp.where(left_out, -jnp.inf, of_block(start)), count)
         values = jnp.concatenate([best[0], values], axis=1)
         found = jnp.concatenate([best[1], start + found], axis=1)
         values, chosen = jax.lax.top_k(values, count)
@@ -76,6 +76,20 @@ def nearest(
 
     nothing = jnp.full((queries, count), -jnp.inf), jnp.zeros((queries, count), jnp.int32)
     return jax.lax.fori_loop(0, -(-limit // rows), add_block, nothing)
+
+
+@partial(jax.jit, static_argnames=("multiply",))
+def scores(
+    vectors: Float32[Array, "words width"],
+    inverse_norms: Float32[Array, " words"],
+    terms: Float32[Array, "terms width"],
+    signs: Int32[Array, " terms"],
+    *,
+    multiply: bool = False,
+) -> Float32[Array, " words"]:
+    """Gives the scores of all rows for one query; arguments are those of `nearest`."""
+    cosines = jnp.matmul(vectors, terms.T, precision="highest") * inverse_norms[:, None]
+    return _combine(cosines[:, None], signs, multiply)[:, 0]
 
 
 def _combine(

@@ -106,12 +106,12 @@ def test_running_text_is_split_into_words_and_sentences(tmp_path):
 
 def test_long_paragraphs_are_held_up_to_the_last_end_of_a_sentence(monkeypatch):
     lines = ["One two\n", "three. Four!\n", "Five six: seven\n", "eight nine ten\n", "\n", "End.\n"] * 9
-    whole = [list(corpus._prose(passage)) for passage in corpus._paragraphs(lines)]
+    whole = [sentence for passage in corpus._paragraphs(lines) for sentence in corpus._prose(passage)]
     for longest in (20, 30, 60):
         monkeypatch.setattr(corpus, "_LINE", longest)
         passages = list(corpus._paragraphs(lines))
         assert max(map(len, passages)) <= longest + max(map(len, lines))
-        assert sum([list(corpus._prose(passage)) for passage in passages], []) == sum(whole, [])
+        assert [sentence for passage in passages for sentence in corpus._prose(passage)] == whole
     monkeypatch.setattr(corpus, "_LINE", 20)
     passages = list(corpus._paragraphs(["no end of it\n"] * 9))
     assert len(passages) > 3 and "".join(passages) == "no end of it\n" * 9

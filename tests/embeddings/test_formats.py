@@ -83,6 +83,17 @@ def test_gzipped_files_are_read(tmp_path, format):
             load(tmp_path / "cut.gz")
 
 
+def test_gensims_names_of_reading_and_writing(tmp_path):
+    vectors = random_vectors()
+    for binary in (False, True):
+        vectors.save_word2vec_format(str(tmp_path / "vectors"), binary=binary)
+        assert b"".join([b"%d %d" % vectors.vectors.shape, b"\n"]) == (tmp_path / "vectors").read_bytes()[:5]
+        assert (b"\0" in (tmp_path / "vectors").read_bytes()) == binary
+        found = KeyedVectors.load_word2vec_format(tmp_path / "vectors", binary=binary)
+        assert found.index_to_key == vectors.index_to_key
+        np.testing.assert_array_equal(found.vectors, vectors.vectors)
+
+
 def test_gzipped_models_of_fasttext_are_to_be_unpacked(tmp_path):
     save(tmp_path / "model.bin", random_fasttext(), "fasttext")
     (tmp_path / "model.bin.gz").write_bytes(gzip.compress((tmp_path / "model.bin").read_bytes()))
@@ -261,7 +272,11 @@ HEAD, DICTIONARY = 8, 8 + 12 * 4 + 8
         (HEAD + 6 * 4, struct.pack("<i", 9), r"impossible \(model 2, loss 9, width 2\)"),
         (HEAD, struct.pack("<i", 3), "its vectors are 7 x 2, where 7 x 3 belong"),
         (HEAD + 8 * 4, struct.pack("<i", 5), "its vectors are 7 x 2, where 8 x 2 belong"),
-        (HEAD + 8 * 4, struct.pack("<i", -1), r"its n-grams are impossible \(2 to 4 characters, -1 buckets\)"),
+        (
+            HEAD + 8 * 4,
+            struct.pack("<i", -1),
+            r"its n-grams are impossible \(2 to 4 characters, -1 buckets\)",
+        ),
         (HEAD + 9 * 4, struct.pack("<2i", 5, 4), "its n-grams are impossible .5 to 4 characters"),
         (HEAD + 9 * 4, struct.pack("<2i", -1, 4), "its n-grams are impossible .-1 to 4 characters"),
         (HEAD + 9 * 4, struct.pack("<2i", 3, -1), "its n-grams are impossible .3 to -1 characters"),

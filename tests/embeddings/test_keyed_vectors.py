@@ -1,9 +1,11 @@
 """Queries of word vectors: against sorting all words, in blocks and batches, and requests that can't be met."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from jaxgen.embeddings import KeyedVectors, Ngrams, search
+from jaxgen.embeddings import KeyedVectors, Ngrams, load, search
 from jaxgen.errors import UsageError
 
 
@@ -70,6 +72,26 @@ def test_sums_and_products_of_words():
     np.testing.assert_allclose(
         [score for _, score in multiplied], np.sort(np.delete(scores, [1, 2, 3]))[::-1][:6], rtol=1e-5
     )
+
+
+def test_answers_to_what_gensim_calls_so():
+    """The numbers are gensim 4.4's."""
+    vectors = load(Path(__file__).parents[1] / "golden" / "word_vectors" / "word2vec.bin")
+    words = vectors.index_to_key
+    found = vectors.most_similar([(words[1], 2.0), words[2]], [(words[3], 0.5)], topn=3)
+    assert [word for word, _ in found] == ["straßes", "a\x85bs", "A\x85BS"]
+    np.testing.assert_allclose([cosine for _, cosine in found], [0.900446, 0.860329, 0.856541], atol=1e-5)
+    assert vectors.n_similarity(words[:3], words[4:6]) == pytest.approx(0.5844687, abs=1e-6)
+    assert vectors.distance(words[0], words[1]) == pytest.approx(0.9981454, abs=1e-6)
+    assert vectors.most_similar_to_given(words[0], words[3:8]) == "oing"
+    assert vectors.rank(words[1], words[5]) == 45 and vectors.rank(words[1], words[1]) == 1
+    assert vectors.get_index(words[7]) == 7 and vectors.get_index("unheard", -1) == -1
+    assert vectors.similar_by_word(words[2], topn=3) == vectors.most_similar(words[2], topn=3)
+    added = vectors.most_similar(words[2], topn=None)
+    assert added.shape == (60,) and vectors.most_similar(words[2], topn=None, restrict_vocab=5).shape == (5,)
+    np.testing.assert_allclose(added[:4], [0.19407485, -0.0744843, 1, 0.59161764], atol=1e-5)
+    multiplied = vectors.most_similar_cosmul([words[2]], [words[3]], topn=None)
+    np.testing.assert_allclose(multiplied[:4], [0.8700865, 0.5703302, 1.2565814, 0.795808], rtol=1e-5)
 
 
 def test_lengths_of_vectors_change_nothing():
@@ -160,6 +182,18 @@ def test_requests_that_mean_nothing_are_refused():
         "what was given, added up, is a vector of zeros": lambda: vectors.most_similar("w1", "w1"),
         "must be 4 finite numbers; this is": lambda: vectors.most_similar(np.ones(3)),
         "must be 4 finite numbers": lambda: vectors.similar_by_vector(np.full(4, np.nan)),
+        r"3 is neither a word nor a vector: give a text, or a NumPy array": lambda: vectors.most_similar(3),
+        r"0.5 is neither a word nor": lambda: vectors.most_similar([0.5, 1.0, 2.0, 3.0]),
+        r"\[0.5, 1.0, 2.0, 3.0\] is neither": lambda: vectors.most_similar([[0.5, 1.0, 2.0, 3.0]]),
+        r"\('w1', nan\) is neither": lambda: vectors.most_similar([("w1", np.nan)]),
+        r"\('w1', 2.0\) is neither": lambda: vectors.most_similar_cosmul([("w1", 2.0)]),
+        "3 is no word: give a text; index_to_key has them": lambda: vectors[3],
+        "3 is no word": lambda: vectors[["w1", 3]],
+        "'w99' is not in the vocabulary": lambda: vectors.get_index("w99"),
+        "give a list of words, not the text 'w1 w2'": lambda: vectors.doesnt_match("w1 w2"),
+        "give a list of words, not the text 'w2'": lambda: vectors.n_similarity(["w1"], "w2"),
+        "give a list of words with one at least": lambda: vectors.most_similar_to_given("w1", []),
+        "among at least one": lambda: vectors.most_similar("w1", topn=None, restrict_vocab=0),
         "ask for at least one word": lambda: vectors.most_similar("w1", topn=0),
         "ask for at least one word, among": lambda: vectors.most_similar("w1", restrict_vocab=0),
     }.items():
@@ -178,7 +212,11 @@ def test_requests_that_mean_nothing_are_refused():
             np.array([[1.0, 2], [np.nan, 0]]),
             r"vector of 'b' \(row 1\) has numbers that aren't finite",
         ),
-        (["a", "b"], np.array([[1.0, 2], [-1e39, 0]]), r"'b' \(row 1\) has numbers that aren't finite as float32"),
+        (
+            ["a", "b"],
+            np.array([[1.0, 2], [-1e39, 0]]),
+            r"'b' \(row 1\) has numbers that aren't finite as float32",
+        ),
         (["a", "b", "a"], np.ones((3, 2)), "'a' is there twice, as number 0 and 2"),
     ],
 )
