@@ -130,7 +130,7 @@ def plot(
         run: the run directory; with --words also a file of word vectors.
         text: a text to show a model's attention over, or its hidden units, these also here; a T5 reads it, and writes.
         unit: the hidden units to show; by default those that vary most.
-        words: a file of words, one a line, to draw a map of, by their vectors.
+        words: a file of words, to draw a map of, by their vectors.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
     """
     if words is not None:

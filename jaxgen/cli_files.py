@@ -25,18 +25,21 @@ def import_weights(
 def export(
     run: Annotated[Positional[Path], arg(metavar="RUN")],
     directory: Annotated[Positional[Path], arg(metavar="DIR")],
-    format: Literal["huggingface", "word2vec", "word2vec-binary", "glove", "fasttext"] = "huggingface",
+    format: Literal["huggingface", "word2vec", "word2vec-binary", "glove", "fasttext"] | None = None,
 ) -> None:
     """Write a run's model and tokenizer in the files that others open, such as transformers by from_pretrained.
 
     Args:
         run: the run directory; for word vectors also a file of them.
         directory: a new directory for the files; for word vectors also a new file, such as vectors.txt.
-        format: whose files; fasttext is its .bin, word2vec also its .vec.
+        format: whose files; fasttext is its .bin, word2vec also its .vec. By default huggingface, of word vectors
+            word2vec.
     """
-    if format != "huggingface":
-        from jaxgen.word_vectors import convert
+    from jaxgen.word_vectors import convert, has_word_vectors
 
+    if format is None:
+        format = "word2vec" if has_word_vectors(run) else "huggingface"
+    if format != "huggingface":
         convert(run, directory, format)
         return
     from jaxgen.pretrained.runs import export_run

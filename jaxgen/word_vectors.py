@@ -9,7 +9,6 @@ from jaxgen.embeddings.fasttext_binary import write_fasttext
 from jaxgen.embeddings.formats import Format, load, save
 from jaxgen.embeddings.keyed_vectors import KeyedVectors
 from jaxgen.errors import JaxgenError, UsageError, shown
-from jaxgen.files import check_new
 from jaxgen.pretrained.storage import new_directory
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
@@ -53,8 +52,17 @@ def vectors_of_run(path: Path | str) -> KeyedVectors:
 
 
 def open_vectors(path: Path | str) -> KeyedVectors:
-    """Opens the word vectors of a run directory, or of a file, see `jaxgen.embeddings.load`; raises as these do."""
-    return vectors_of_run(path) if Path(path).is_dir() else load(path)
+    """Opens the word vectors of a run, of a directory that was exported, or of a file; raises as `load` does."""
+    path = Path(path)
+    exported = [path / name for name in ("vectors.bin", "vectors.txt") if (path / name).is_file()]
+    if exported and not (path / "config.json").exists():
+        return load(exported[0])
+    return vectors_of_run(path) if path.is_dir() else load(path)
+
+
+def has_word_vectors(path: Path) -> bool:
+    """Tells whether what can be exported is a run of word vectors, or a file of them; raises as `SavedRun` does."""
+    return not path.is_dir() or isinstance(SavedRun(path).task, GivesWordVectors)
 
 
 def convert(path: Path, output: Path, format: Format) -> None:
@@ -71,17 +79,19 @@ def convert(path: Path, output: Path, format: Format) -> None:
         JaxgenError: where the vectors can't be read or written.
     """
     if output.suffix:
-        check_new(output)
+        if output.exists():
+            raise UsageError(f"{shown(output)} would be written over: name another file")
         _write(path, {output: format})
-    else:
-        with new_directory(output) as made:
-            _write(path, {made / name: kind for name, kind in _FILES[format].items()})
-    say(f"{format}: {shown(output)}")
+        say(f"{format}: {shown(output)}")
+        return
+    with new_directory(output) as made:
+        _write(path, {made / name: kind for name, kind in _FILES[format].items()})
+    say(f"{format}: {', '.join(shown(output / name) for name in _FILES[format])}")
 
 
 def _write(path: Path, files: dict[Path, Format]) -> None:
     """Writes vectors into files; of a run of FastText all that it takes to train it on."""
-    run = SavedRun(path) if path.is_dir() else None
+    run = SavedRun(path) if (path / "config.json").exists() else None
     vectors = open_vectors(path)
     for file, kind in files.items():
         if kind == "fasttext" and run is not None and vectors.ngrams is not None:
@@ -148,7 +158,7 @@ def plot_words(path: Path, words: Path) -> None:
 
     Args:
         path: the run directory, or the file of vectors.
-        words: a file of words, one a line.
+        words: a file of words, between spaces or one a line.
 
     Raises:
         UsageError: where there are too few words, or too many.
@@ -158,11 +168,10 @@ def plot_words(path: Path, words: Path) -> None:
     from jaxgen.word_plots import word_map
 
     try:
-        lines = words.read_text(encoding="utf-8-sig").split("\n")
+        given = list(dict.fromkeys(words.read_text(encoding="utf-8-sig").split()))
     except (OSError, UnicodeDecodeError) as error:
         told = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
         raise JaxgenError(f"could not read {shown(words)}: {told}") from error
-    given = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     vectors = open_vectors(path)
     known = [word for word in given if word in vectors]
     if missing := [word for word in given if word not in vectors]:

@@ -111,7 +111,9 @@ def test_vectors_go_from_each_format_to_the_others(tmp_path, capsys):
 )
 def test_a_directory_has_the_files_that_others_expect(format, names, tmp_path, capsys):
     assert run("export", STORED / "word2vec.txt", tmp_path / "out", "--format", format) == 0
-    assert capsys.readouterr().out == f"{format}: {tmp_path / 'out'}\n"
+    written = ", ".join(str(tmp_path / "out" / name) for name in names.split())
+    assert capsys.readouterr().out == f"{format}: {written}\n"
+    assert run("similar", tmp_path / "out", "king", "--top", "2") == 0
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names.split()
     for file in (tmp_path / "out").iterdir():
         np.testing.assert_array_equal(load(file).vectors, load(STORED / "word2vec.txt").vectors)
