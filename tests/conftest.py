@@ -1,6 +1,8 @@
 """Every test runs on the CPU, split into eight devices, with jaxgen's array annotations checked."""
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,6 +15,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("jaxgen", "beartype.beartype")
 
+_MANY_MAPS = 20_000
 _SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -22,6 +25,16 @@ def compiled_quickly():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_forgotten() -> Iterator[None]:
+    """Compiled programs are let go of where they are many: each is mapped into memory, which has 65,530 maps at most."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
