@@ -29,7 +29,7 @@ def compiled_quickly():
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_are_forgotten() -> Iterator[None]:
-    """Compiled programs are let go of where they are many: each is mapped into memory, which has 65,530 maps at most."""
+    """Compiled programs are let go of where they are many: each is mapped into memory, at most 65,530 times."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > _MANY_MAPS:
