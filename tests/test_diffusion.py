@@ -16,6 +16,7 @@ from jaxgen.models import UNet
 from jaxgen.models.positions import sinusoidal
 from jaxgen.noise_schedules import add_noise, levels, make_target
 from jaxgen.tasks import Diffusion
+from jaxgen.tasks.base import signed_pixels
 from jaxgen.train.context import Context
 from jaxgen.train.fit import fit
 from jaxgen.train.state import TrainState
@@ -146,9 +147,8 @@ def test_labels_are_withheld_as_often_as_said_and_only_in_training():
 
 
 def test_bytes_become_minus_one_to_one():
-    task = task_of_points()
-    np.testing.assert_allclose(task.scale(np.array([0, 255], np.uint8)), [-1, 1])
-    np.testing.assert_array_equal(task.scale(np.array([0.3], np.float32)), np.array([0.3], np.float32))
+    np.testing.assert_allclose(signed_pixels(np.array([0, 255], np.uint8)), [-1, 1])
+    np.testing.assert_array_equal(signed_pixels(np.array([0.3], np.float32)), np.array([0.3], np.float32))
 
 
 def test_guidance_of_one_and_zero_leave_a_prediction_as_it_is():

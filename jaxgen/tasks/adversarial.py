@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, Int32, Key, Shaped
+from jaxtyping import Array, Float, Int32, Key
 
 from jaxgen.adversarial_losses import (
     OBJECTIVES,
@@ -21,8 +21,9 @@ from jaxgen.adversarial_losses import (
 )
 from jaxgen.augment import DifferentiableAugmentation
 from jaxgen.errors import UsageError, unknown
-from jaxgen.metrics import AnyArray, Mean
+from jaxgen.metrics import Mean
 from jaxgen.optim import OptimizerConfig
+from jaxgen.tasks.base import apply_model, check_arrays, init_model, signed_pixels
 from jaxgen.train.context import Batch, Context, Outputs, Params, Term
 from jaxgen.train.players import Player, Players
 
@@ -142,15 +143,12 @@ class AdversarialImages:
 
     def init(self, rng: Key[Array, ""], example: Batch) -> tuple[Params, Any]:
         """Makes both modules' parameters and state."""
-        labels = jax.ShapeDtypeStruct((1,), jnp.int32) if self.num_classes else None
+        labels = {"labels": jax.ShapeDtypeStruct((1,), jnp.int32)} if self.num_classes else {}
         inputs = {"generator": self.latent_shape, "discriminator": self.image_shape}
         params, model_state = {}, {}
         for (name, shape), key in zip(inputs.items(), jax.random.split(rng), strict=True):
-            module = getattr(self, name)
             struct = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-            made = jax.jit(lambda key, m=module, s=struct: m.lazy_init(key, s, labels, train=False))(key)
-            params[name] = made["params"]
-            model_state[name] = {kind: tree for kind, tree in made.items() if kind != "params"}
+            params[name], model_state[name] = init_model(getattr(self, name), key, struct, **labels)
         return params, model_state
 
     def check(self, source: Any) -> None:
@@ -159,10 +157,7 @@ class AdversarialImages:
         Raises:
             UsageError: where it doesn't.
         """
-        example = source[0]
-        needed = ("image", "label") if self.num_classes else ("image",)
-        if any(name not in example for name in needed):
-            raise UsageError(f"{source.name} has {', '.join(example)}, not {' and '.join(needed)}")
+        example = check_arrays(source, ("image", "label") if self.num_classes else ("image",))
         if example["image"].shape != self.image_shape:
             theirs, ours = (
                 " x ".join(map(str, shape)) for shape in (example["image"].shape, self.image_shape)
@@ -288,7 +283,7 @@ class AdversarialImages:
         made, state = self._apply(
             "generator", params, model_state, latents, self._labels(batch), weights, context
         )
-        return _scaled(batch["image"]), made, state
+        return signed_pixels(batch["image"]), made, state
 
     def _augmented(self, real: Array, made: Array, context: Context) -> tuple[Array, Array]:
         """Changes what the discriminator sees in training; the lowest value stands for nothing."""
@@ -367,16 +362,8 @@ class AdversarialImages:
         context: Context,
     ) -> tuple[Array, Any]:
         """Applies one of the modules as the context says; gives its outputs and its new state."""
-        module, state = getattr(self, name), model_state[name]
-        variables = {"params": params[name], **state}
-        if not context.train:
-            return module.apply(variables, inputs, labels, train=False), state
-        if context.axis_name is not None and hasattr(module, "axis_name"):
-            module = module.clone(axis_name=context.axis_name)
-        outputs, new_state = module.apply(
-            variables, inputs, labels, train=True, mask=weights, mutable=list(state)
-        )
-        return outputs, dict(new_state)
+        module = getattr(self, name)
+        return apply_model(module, params[name], model_state[name], inputs, context, weights, labels=labels)
 
     def _diversity(self, made: Array, real: Array, batch: Batch, context: Context) -> Any:
         weights = batch.get("weight")
@@ -390,9 +377,3 @@ def _twice(leaf: Array | None) -> Array | None:
 
 def _keys(context: Context, kind: int) -> Key[Array, " batch"]:
     return jax.vmap(lambda key: jax.random.fold_in(key, kind))(context.example_rngs())
-
-
-def _scaled(images: Shaped[AnyArray, "..."]) -> Float[Array, "..."]:
-    """Maps bytes to floats from -1 to 1; what are floats already is left alone."""
-    images = jnp.asarray(images)
-    return images if images.dtype != jnp.uint8 else jnp.asarray(images, jnp.float32) / 127.5 - 1

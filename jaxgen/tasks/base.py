@@ -7,11 +7,11 @@ from typing import Any, Protocol, runtime_checkable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, Key
+from jaxtyping import Array, Float, Int32, Key, Shaped
 
 from jaxgen.data.tokenizers import digest
 from jaxgen.errors import UsageError
-from jaxgen.metrics import Mean
+from jaxgen.metrics import AnyArray, Mean
 from jaxgen.train.context import Batch, Context, Outputs, Params, Term
 
 
@@ -59,6 +59,7 @@ def apply_model(
     inputs: Array,
     context: Context,
     weights: Array | None = None,
+    **others: Any,
 ) -> tuple[Any, Any]:
     """Applies a module inside a loss, as the context says: training or not, on a mapped axis or not.
 
@@ -70,12 +71,13 @@ def apply_model(
         inputs: what it is applied to, batch on axis 0.
         context: of the loss.
         weights: the batch's, 0 on padding rows, which batch statistics leave out.
+        others: more inputs, by name.
 
     Returns:
         (outputs, new model state).
     """
     if not context.train:
-        return infer(model, params, model_state, inputs), model_state
+        return infer(model, params, model_state, inputs, **others), model_state
     if context.axis_name is not None and hasattr(model, "axis_name"):
         model = model.clone(axis_name=context.axis_name)
     outputs, new_model_state = model.apply(
@@ -83,14 +85,21 @@ def apply_model(
         inputs,
         rngs={"dropout": context.block_rng()},
         mutable=list(model_state),
+        **others,
         **_taken(model, train=True, mask=weights),
     )
     return outputs, dict(new_model_state)
 
 
-def infer(model: nn.Module, params: Params, model_state: Any, inputs: Array) -> Any:
-    """Applies a module as it is used once it is trained; gives what it gives."""
-    return model.apply({"params": params, **model_state}, inputs, **_taken(model, train=False))
+def infer(model: nn.Module, params: Params, model_state: Any, inputs: Array, **others: Any) -> Any:
+    """Applies a module, to more inputs by name, as it is used once it is trained; gives what it gives."""
+    return model.apply({"params": params, **model_state}, inputs, **others, **_taken(model, train=False))
+
+
+def signed_pixels(images: Shaped[AnyArray, "..."]) -> Float[Array, "..."]:
+    """Maps bytes to floats from -1 to 1; what are floats already is left alone."""
+    values = jnp.asarray(images, jnp.float32)
+    return values / 127.5 - 1 if images.dtype == jnp.uint8 else values
 
 
 def read_text(
@@ -132,15 +141,21 @@ def likeliest(
     return tokens.T, probabilities.T
 
 
+def check_arrays(source: Any, needs: tuple[str, ...]) -> dict[str, Any]:
+    """Gives an example of a data source; raises UsageError where that lacks arrays which are needed."""
+    example: dict[str, Any] = source[0]
+    if any(name not in example for name in needs):
+        raise UsageError(f"{source.name} has {', '.join(example)}, not {' and '.join(needs)}")
+    return example
+
+
 def check_text(source: Any, needs: tuple[str, ...], tokenizer: str, target_tokenizer: str = "") -> None:
     """Checks that a data source has the arrays that are needed, of the tokenizers with these fingerprints ("" for any).
 
     Raises:
         UsageError: where it hasn't.
     """
-    example = source[0]
-    if any(name not in example for name in needs):
-        raise UsageError(f"{source.name} has {', '.join(example)}, not {' and '.join(needs)}")
+    check_arrays(source, needs)
     if tokenizer and source.text is not None and tokenizer != digest(source.text.tokenizer):
         raise UsageError(f"the tokens of {source.name} are of another tokenizer than the task's")
     if target_tokenizer and source.text is not None:

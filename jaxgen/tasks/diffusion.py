@@ -6,12 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, Key, Shaped
+from jaxtyping import Array, Float, Int32, Key
 
 from jaxgen import losses
 from jaxgen.errors import UsageError, unknown
 from jaxgen.generate.diffusion import SAMPLERS, guided, sample
-from jaxgen.metrics import AnyArray, Mean
+from jaxgen.metrics import Mean
 from jaxgen.noise_schedules import (
     add_noise,
     check_schedule,
@@ -19,7 +19,7 @@ from jaxgen.noise_schedules import (
     levels,
     make_target,
 )
-from jaxgen.tasks.base import init_model
+from jaxgen.tasks.base import apply_model, check_arrays, init_model, signed_pixels
 from jaxgen.train.context import Batch, Context, Outputs, Params
 
 # What each example's key is folded with.
@@ -96,10 +96,7 @@ class Diffusion:
         Raises:
             UsageError: where it doesn't.
         """
-        example = source[0]
-        needed = ("image", "label") if self.num_classes else ("image",)
-        if any(name not in example for name in needed):
-            raise UsageError(f"{source.name} has {', '.join(example)}, not {' and '.join(needed)}")
+        example = check_arrays(source, ("image", "label") if self.num_classes else ("image",))
         if example["image"].shape != self.image_shape:
             sizes = (" x ".join(map(str, shape)) for shape in (example["image"].shape, self.image_shape))
             raise UsageError("the images of {} are {}, but the task's are {}".format(source.name, *sizes))
@@ -118,7 +115,7 @@ class Diffusion:
         self, params: Params, model_state: Any, carry: Any, batch: Batch, context: Context
     ) -> tuple[dict[str, Mean], Outputs]:
         """Gives the mean squared error over all elements of the target; each example draws its own time and noise."""
-        images = self.scale(batch["image"])
+        images = signed_pixels(batch["image"])
         rngs = context.example_rngs()
         times = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _TIME)))(rngs)
         noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, _NOISE), images.shape[1:]))(
@@ -131,15 +128,9 @@ class Diffusion:
                 drawn = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _DROPPED)))(rngs)
                 labels = jnp.where(drawn < self.label_dropout, self.num_classes, labels)
         at = levels(self.schedule, times)
-        rngs_of_model = {"dropout": context.block_rng()} if context.train else {}
-        predicted: Any = self.model.apply(
-            {"params": params, **model_state},
-            add_noise(images, noise, at),
-            times,
-            labels,
-            train=context.train,
-            rngs=rngs_of_model,
-        )
+        noisy = add_noise(images, noise, at)
+        told = {"times": times, "labels": labels}
+        predicted, model_state = apply_model(self.model, params, model_state, noisy, context, **told)
         error = losses.mean_squared_error(
             predicted, make_target(self.target, images, noise, at), batch.get("weight")
         )
@@ -209,8 +200,3 @@ class Diffusion:
             return guided(conditional, unconditional, guidance)
 
         return predict
-
-    def scale(self, images: Shaped[AnyArray, "..."]) -> Float[Array, "..."]:
-        """Maps bytes to floats from -1 to 1."""
-        values = jnp.asarray(images, jnp.float32)
-        return values / 127.5 - 1 if images.dtype == jnp.uint8 else values

@@ -15,7 +15,7 @@ from jaxgen.likelihoods import bernoulli_log_likelihood, divergence_from_prior, 
 from jaxgen.metrics import AnyArray, Mean, Metric
 from jaxgen.models.layers import hashed_bits
 from jaxgen.models.vae import VAE, Decoded, Posterior
-from jaxgen.tasks.base import init_model
+from jaxgen.tasks.base import check_arrays, init_model
 from jaxgen.train.context import Batch, Context, Outputs, Params, Term
 
 Images = Float[Array, "batch height width channels"]
@@ -101,10 +101,7 @@ class Variational:
         Raises:
             UsageError: where it doesn't.
         """
-        example = source[0]
-        if "image" not in example or (self.num_classes and "label" not in example):
-            needed = "image and label" if self.num_classes else "image"
-            raise UsageError(f"{source.name} has {', '.join(example)}, not {needed}")
+        example = check_arrays(source, ("image", "label") if self.num_classes else ("image",))
         found, wanted = tuple(example["image"].shape), self.image_shape
         if found != wanted:
             raise UsageError(
