@@ -10,6 +10,7 @@ from jaxgen.embeddings.formats import Format, load, save
 from jaxgen.embeddings.keyed_vectors import KeyedVectors
 from jaxgen.errors import JaxgenError, UsageError, shown
 from jaxgen.pretrained.storage import new_directory
+from jaxgen.run_directory import RunDirectory
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
 
@@ -45,24 +46,39 @@ def vectors_of_run(path: Path | str) -> KeyedVectors:
         UsageError: where the directory holds no run, or one of something else.
         JaxgenError: where it can't be read.
     """
-    run = SavedRun(Path(path))
+    return _vectors_of(SavedRun(Path(path)))
+
+
+def _vectors_of(run: Any) -> KeyedVectors:
     if not isinstance(run.task, GivesWordVectors):
+        path = run.directory.path
         raise UsageError(f"{shown(path)} is a run of {type(run.task).__name__}, which has no word vectors")
     return run.task.keyed_vectors(run.state.evaluation_params(), run)
 
 
 def open_vectors(path: Path | str) -> KeyedVectors:
     """Opens the word vectors of a run, of a directory that was exported, or of a file; raises as `load` does."""
-    path = Path(path)
-    exported = [path / name for name in ("vectors.bin", "vectors.txt") if (path / name).is_file()]
-    if exported and not (path / "config.json").exists():
-        return load(exported[0])
-    return vectors_of_run(path) if path.is_dir() else load(path)
+    run = _run_at(Path(path))
+    return load(_file_at(Path(path))) if run is None else _vectors_of(run)
 
 
 def has_word_vectors(path: Path) -> bool:
-    """Tells whether what can be exported is a run of word vectors, or a file of them; raises as `SavedRun` does."""
-    return not path.is_dir() or isinstance(SavedRun(path).task, GivesWordVectors)
+    """Tells whether there are word vectors at a path, of a run or in a file; raises as `SavedRun` does."""
+    run = _run_at(path)
+    return run is None or isinstance(run.task, GivesWordVectors)
+
+
+def _run_at(path: Path) -> Any:
+    """Opens the `SavedRun` at a path; gives None where there is a file, or a directory that was exported."""
+    return SavedRun(path) if path.is_dir() and _file_at(path) == path else None
+
+
+def _file_at(path: Path) -> Path:
+    """Gives the file of vectors that lies in a directory that was exported; else the path itself."""
+    if RunDirectory(path).config_path.exists():
+        return path
+    found = (path / name for files in _FILES.values() for name in files)
+    return next((file for file in found if file.is_file()), path)
 
 
 def convert(path: Path, output: Path, format: Format) -> None:
@@ -91,8 +107,8 @@ def convert(path: Path, output: Path, format: Format) -> None:
 
 def _write(path: Path, files: dict[Path, Format]) -> None:
     """Writes vectors into files; of a run of FastText all that it takes to train it on."""
-    run = SavedRun(path) if (path / "config.json").exists() else None
-    vectors = open_vectors(path)
+    run = _run_at(path)
+    vectors = load(_file_at(path)) if run is None else _vectors_of(run)
     for file, kind in files.items():
         if kind == "fasttext" and run is not None and vectors.ngrams is not None:
             output, arguments = run.task.fasttext_parts(run.state.evaluation_params(), run)
