@@ -96,6 +96,14 @@ class TrainConfig:
     debug: bool = False
     """Show tracebacks instead of one-line errors."""
 
+    def settled(self) -> "TrainConfig":
+        """Gives the options with what others make of those that weren't given; raises UsageError where they clash."""
+        return self
+
+    def within(self, examples: int) -> "TrainConfig":
+        """Gives the options for a training split of so many examples."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class PictureConfig(TrainConfig):

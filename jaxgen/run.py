@@ -116,8 +116,7 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
     from jaxgen import parallel
     from jaxgen.splits import load_splits  # reads sets by tfds, which takes a second to import
 
-    if isinstance(config, WordConfig):
-        config = config.settled()
+    config = config.settled()
     parallel.initialize()
     if experiment.split_host and not jax.distributed.is_initialized():
         parallel.split_host(config.batch_size // max(1, config.accumulate))
@@ -136,8 +135,7 @@ def run(experiment: Experiment, config: TrainConfig) -> RunDirectory:
             if is_path and not of_text:
                 counts = ", ".join(f"{len(source):,} for {name}" for name, source in splits.items())
                 _say(f"pictures of {', '.join(splits['train'].class_names)}: {counts}")
-            if isinstance(config, WordConfig):
-                config = config.within(len(splits["train"]))
+            config = config.within(len(splits["train"]))
             task = experiment.task(config, splits["train"])
             signals.raise_if_caught()
             _fit(experiment, config, task, splits, directory)
