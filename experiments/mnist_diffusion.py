@@ -10,18 +10,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxgen.data import Source
-from jaxgen.experiment import Experiment, TrainConfig
+from jaxgen.experiment import Experiment, PictureConfig
 from jaxgen.models import UNet
 from jaxgen.run import main
 from jaxgen.tasks import Diffusion
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainConfig):
+class Config(PictureConfig):
     """A diffusion model of images."""
 
-    data: str = "mnist"
-    """The data set: mnist, digits (no network), any tfds set of images, or a folder with a subfolder a class."""
     epochs: int = 12
     """Length of the run, in passes over the training split."""
     learning_rate: float | None = 1e-3
