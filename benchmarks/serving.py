@@ -45,6 +45,7 @@ def jaxgen_training(
     steps_per_call: int,
     optimizer: Any = None,
     lap: int | None = None,
+    ema_decay: float | None = None,
 ) -> Work:
     """Makes what trains a task as `fit` does, by Adam unless another optimiser is given, the set on the device.
 
@@ -53,18 +54,20 @@ def jaxgen_training(
     import jax
     import optax
 
-    from jaxgen import TrainState, make_train_step
+    from jaxgen import TrainState
     from jaxgen.data.orders import order_of
     from jaxgen.parallel import make_mesh, put_state
     from jaxgen.train.feed import ResidentFeed
+    from jaxgen.train.fit import make_step
 
     order = order_of(source, batch_size, seed=0)
     mesh = make_mesh()
     feed = ResidentFeed(source, order, mesh, steps_per_call)
     optimizer = optimizer or optax.adam(1e-3)
-    state = TrainState.create(task, optimizer, jax.random.key(0), source.gather(order(0)[0]))
+    example = source.gather(order(0)[0])
+    state = TrainState.create(task, optimizer, jax.random.key(0), example, ema=ema_decay is not None)
     state = put_state(state, mesh)
-    run = feed.bind(make_train_step(task.loss, optimizer), state)
+    run = feed.bind(make_step(task, optimizer, mesh, ema_decay=ema_decay), state)
     position = 0
 
     def train(steps: int) -> None:

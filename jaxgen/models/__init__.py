@@ -5,7 +5,7 @@ from jaxgen.models.cnn import ConvNet
 from jaxgen.models.convolution import (
     average_pool,
     convolve,
-    convolve_strided,
+    convolve_padded,
     convolve_transposed,
     max_pool,
 )
@@ -46,7 +46,7 @@ __all__ = [
     "WordVectors",
     "average_pool",
     "convolve",
-    "convolve_strided",
+    "convolve_padded",
     "convolve_transposed",
     "max_pool",
 ]

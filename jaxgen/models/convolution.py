@@ -19,6 +19,9 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _MIN_CHANNELS = 8
 # Inputs that would take more than this when they are unfolded to tiles or patches are convolved by XLA's own form.
 _MOST_UNFOLDED_BYTES = 2**28
+# A kernel's gradient adds up products over all places of all images: of more than this at once XLA's CPU backend loses
+# what it has in the cache, and most of its speed.
+_MOST_PLACES = 2048
 # Below this height or width of the output too many of the 2 x 2 tiles would hang over its edge.
 _MIN_TILED_SIZE = 4
 
@@ -83,20 +86,56 @@ def convolve(
     return lax.platform_dependent(inputs, kernel, cpu=fast, default=_convolve_plainly)
 
 
-def convolve_strided(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_padded(
     inputs: Float[Array, "batch height width channels"],
     kernel: Float[Array, "kernel_height kernel_width channels features"],
-    stride: int = 2,
+    stride: int = 1,
 ) -> Float[Array, "batch out_height out_width features"]:
-    """Makes images a `stride`-th as high and wide, with zeros around as far as the kernel hangs over.
+    """Makes images a `stride`-th as high and wide, or as large as they were, with zeros around.
+
+    Meant for what is differentiated outside of loops, in which XLA's CPU backend is slow: there `convolve` is better.
+    Reverse mode alone, of any order.
 
     Args:
         inputs: images of a height and width that `stride` divides.
-        kernel: of any size.
+        kernel: of any size; the zeros go as far as it hangs over.
         stride: rows and columns from one output to the next.
     """
+    return convolve(_surrounded(inputs, kernel, stride), kernel, stride)
+
+
+def _padded_forwards(inputs: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return convolve_padded(inputs, kernel, stride), (inputs, kernel)
+
+
+def _padded_backwards(stride: int, kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    inputs, kernel = kept
+
+    def of_inputs(inputs: Array) -> Array:
+        return convolve(_surrounded(inputs, kernel, stride), kernel, stride)
+
+    def of_kernel(inputs: Array, cotangent: Array) -> Array:
+        around = _surrounded(inputs, kernel, stride)
+        return jax.vjp(lambda kernel: _convolve_plainly(around, kernel, stride), kernel)[1](cotangent)[0]
+
+    def in_parts(inputs: Array, cotangent: Array) -> Array:
+        batch, height, width, _ = cotangent.shape
+        least = -(-batch * height * width // _MOST_PLACES)
+        count = next(count for count in range(min(least, batch), batch + 1) if batch % count == 0)
+        parts = zip(jnp.split(inputs, count), jnp.split(cotangent, count), strict=True)
+        return functools.reduce(jnp.add, (of_kernel(*part) for part in parts))
+
+    (by_inputs,) = jax.vjp(of_inputs, inputs)[1](cotangent)
+    return by_inputs, lax.platform_dependent(inputs, cotangent, cpu=in_parts, default=of_kernel)
+
+
+convolve_padded.defvjp(_padded_forwards, _padded_backwards)
+
+
+def _surrounded(inputs: Array, kernel: Array, stride: int) -> Array:
     around = [_around(size, stride, (size - stride) // 2) for size in kernel.shape[:2]]
-    return lax.conv_general_dilated(inputs, kernel, (stride, stride), around, dimension_numbers=_LAYOUT)
+    return jnp.pad(inputs, ((0, 0), *around, (0, 0)))
 
 
 def _around(size: int, stride: int, before: int) -> tuple[int, int]:

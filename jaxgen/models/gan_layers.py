@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int32, Shaped
 
 from jaxgen.errors import UsageError
 from jaxgen.metrics import AnyArray
-from jaxgen.models.convolution import convolve, convolve_strided, convolve_transposed
+from jaxgen.models.convolution import convolve_padded, convolve_transposed
 from jaxgen.models.layers import BatchNorm, kernel_init
 
 _FIRST_ITERATIONS = 15
@@ -107,11 +107,8 @@ class ImageConvolution(nn.Module):
             kernel = SpectralNorm(name="norm")(kernel, train=train)
         if self.resize == "double":
             outputs = convolve_transposed(inputs, kernel)
-        elif self.resize == "halve":
-            outputs = convolve_strided(inputs, kernel)
         else:
-            side = ((size - 1) // 2, size // 2)
-            outputs = convolve(jnp.pad(inputs, ((0, 0), side, side, (0, 0))), kernel)
+            outputs = convolve_padded(inputs, kernel, 2 if self.resize == "halve" else 1)
         if not self.bias:
             return outputs
         return outputs + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)

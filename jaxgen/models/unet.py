@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int32
 
 from jaxgen.errors import UsageError
 from jaxgen.models.attention import attend
-from jaxgen.models.convolution import average_pool, convolve
+from jaxgen.models.convolution import average_pool, convolve_padded
 from jaxgen.models.layers import check_dropout, check_sizes, dtype_name
 from jaxgen.models.positions import sinusoidal
 
@@ -274,8 +274,7 @@ class _Convolution(nn.Module):
         shape = (3, 3, inputs.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", _zeros, (self.features,), jnp.float32)
-        around = jnp.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return convolve(around, kernel.astype(inputs.dtype)) + bias.astype(inputs.dtype)
+        return convolve_padded(inputs, kernel.astype(inputs.dtype)) + bias.astype(inputs.dtype)
 
 
 def _double(inputs: Hidden) -> Changed:

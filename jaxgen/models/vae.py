@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Integer, Shaped
 
 from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import AnyArray
-from jaxgen.models.convolution import convolve
+from jaxgen.models.convolution import convolve_padded
 from jaxgen.models.layers import activation_function, check_sizes, kernel_init
 
 LIKELIHOODS = ("bernoulli", "gaussian")
@@ -238,7 +238,7 @@ class _Convolution(nn.Module):
     ) -> Float[Array, "batch h w features"]:
         kernel = self.param("kernel", self.init, (3, 3, inputs.shape[-1], self.features), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return convolve(jnp.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0))), kernel) + bias
+        return convolve_padded(inputs, kernel) + bias
 
 
 class _Block(nn.Module):

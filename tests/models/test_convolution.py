@@ -10,7 +10,7 @@ from jaxgen.models.convolution import (
     Convolution,
     average_pool,
     convolve,
-    convolve_strided,
+    convolve_padded,
     convolve_transposed,
     max_pool,
 )
@@ -205,7 +205,7 @@ def test_strided_convolution_is_a_product_with_each_window(kernel_size, stride):
     for row, column in np.ndindex(*expected.shape[1:3]):
         window = padded[:, stride * row :, stride * column :][:, :kernel_size, :kernel_size]
         expected[:, row, column] = np.einsum("bijc,ijcf->bf", window, kernel)
-    found = convolve_strided(jnp.asarray(inputs), jnp.asarray(kernel), stride)
+    found = convolve_padded(jnp.asarray(inputs), jnp.asarray(kernel), stride)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
