@@ -95,6 +95,11 @@ class Adversaries:
         of_generator.step()
         update_average(self.average, self.generator)
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Sets both players' learning rate."""
+        for optimizer in self._optimizers:
+            optimizer.param_groups[0]["lr"] = learning_rate
+
     @torch.no_grad()
     def sample(self, labels: Tensor) -> Tensor:
         """Makes images in [0, 1] with the average."""

@@ -228,3 +228,35 @@ def test_pooling_within_a_convolution_is_pooling_after_it(image_size):
         jax.tree.leaves(pull(cotangent)), jax.tree.leaves(expected_pull(cotangent)), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("shape", "stride"), [((32, 14, 14, 9), 1), ((96, 12, 12, 3), 2)])
+def test_padded_convolution_has_the_gradients_of_its_whole_batch(shape, stride):
+    """Its kernel's gradient comes in parts of several images each; and second derivatives are there."""
+    inputs = jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    kernel = jnp.asarray(RNG.normal(size=(4, 4, shape[-1], 5)), jnp.float32) / 10
+    before = (4 - stride) // 2
+
+    def ours(inputs, kernel):
+        return convolve_padded(inputs, kernel, stride)
+
+    def theirs(inputs, kernel):
+        around = [(before, 4 - stride - before)] * 2
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            inputs, kernel, (stride, stride), around, dimension_numbers=layout
+        )
+
+    def slope(function, inputs, kernel):
+        by_inputs = jax.grad(lambda inputs: jnp.sin(function(inputs, kernel)).sum())(inputs)
+        return (by_inputs**2).mean()
+
+    value, pull = jax.vjp(ours, inputs, kernel)
+    expected, expected_pull = jax.vjp(theirs, inputs, kernel)
+    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4)
+    cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
+    for found, wanted in zip(pull(cotangent), expected_pull(cotangent), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    seconds = (jax.grad(slope, argnums=(1, 2))(each, inputs, kernel) for each in (ours, theirs))
+    for found, wanted in zip(*seconds, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
