@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgen.errors import JaxgenError, UsageError, unknown
 from jaxgen.image_samples import ImageGenerator, Images, sample_images, seed_rng, sheet_columns
-from jaxgen.image_sheets import check_picture, enlarged, save_film, save_png, sheet
+from jaxgen.image_sheets import enlarged, output_path, save_film, save_png, sheet
 from jaxgen.predict import see
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
@@ -40,7 +40,7 @@ def print_image_samples(
     Raises:
         UsageError: for what the run can't do, and where something else would be written over.
     """
-    path = _output(run, output, "samples.png")
+    path = output_path(run.directory, output, "samples.png")
     label = class_number(run, class_)
     number = NUM_SAMPLES if num_samples is None else num_samples
     images = sample_images(run, number, seed, label, guidance=guidance, steps=steps)
@@ -72,7 +72,7 @@ def print_walk(
     Raises:
         UsageError: for what the run can't do, and where something else would be written over.
     """
-    path = _output(run, output, "walk.gif")
+    path = output_path(run.directory, output, "walk.gif")
     generator, label = ImageGenerator(run.task), class_number(run, class_)
     images = generator.walk(run.state, seeds, frames, label, guidance=guidance, steps=steps)
     save_film(path, list(enlarged(images)), [_FRAME] * len(images))
@@ -106,7 +106,7 @@ def print_reconstructions(
     label = class_number(run, class_)
     if run.task.num_classes and label is None:
         raise UsageError("the run was trained with classes: say by --class what the pictures show")
-    path = _output(run, output, "reconstructions.png")
+    path = output_path(run.directory, output, "reconstructions.png")
     found = [see(picture, run.example["image"].shape[1:], run.strokes) for picture in pictures]
     if errors := [one for one in found if isinstance(one, JaxgenError)]:
         raise errors[0]
@@ -147,12 +147,3 @@ def _reconstructed(run: SavedRun, images: Images, seed: int, label: int | None) 
         state.evaluation_params(), state.model_state, seed_rng(seed), scaled, *labels
     )
     return np.asarray(np.round(255 * np.clip(jax.device_get(made), 0, 1)).astype(np.uint8))
-
-
-def _output(run: SavedRun, given: Path | None, name: str) -> Path:
-    """Gives where a picture goes, after a look whether it may."""
-    path = given or run.directory.samples / name
-    if given is None:
-        path.parent.mkdir(exist_ok=True)
-    check_picture(path, name)
-    return path
