@@ -20,6 +20,7 @@ Kernel = Float[Array, "height width channels features"]
 # A layer's inputs and states, time first.
 Inputs = Float[Array, "time batch rows columns channels"]
 States = Float[Array, "time batch rows columns hidden"]
+Patches = Float[Array, "time batch rows columns pixels"]
 Frames = Float[AnyArray, "batch time height width channels"]
 
 _CELL = LSTM()
@@ -188,7 +189,7 @@ class ConvLSTM(nn.Module):
         logits = nn.Dense(channels, kernel_init=kernel_init, name="pixels")(jnp.concatenate(outputs, axis=-1))
         return self._from_patches(logits), tuple(carries)
 
-    def _to_patches(self, frames: Frames) -> Inputs:
+    def _to_patches(self, frames: Frames) -> Patches:
         """Cuts frames into patches, time first."""
         batch, time, height, width, channels = frames.shape
         size = self.patch_size
@@ -196,7 +197,7 @@ class ConvLSTM(nn.Module):
         patches = squares.transpose(1, 0, 2, 4, 3, 5, 6)
         return patches.reshape(time, batch, height // size, width // size, size * size * channels)
 
-    def _from_patches(self, patches: Inputs) -> Float[Array, "batch time height width channels"]:
+    def _from_patches(self, patches: Patches) -> Float[Array, "batch time height width channels"]:
         """Undoes `_to_patches`."""
         time, batch, rows, columns, _ = patches.shape
         size = self.patch_size
