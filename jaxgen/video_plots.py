@@ -58,7 +58,7 @@ def rollouts(truth: Videos, predicted: Rest) -> Figure:
         rows += [truth[sequence], np.concatenate([nothing, predicted[sequence]])]
     page = np.concatenate([np.concatenate(list(_framed(row)), axis=1) for row in rows])
     height, width = page.shape[:2]
-    figure = new_figure(10, 10 * height / width + 0.3)
+    figure = new_figure(10.0, 10 * height / width + 0.3)
     axes = figure.add_subplot()
     axes.imshow(page if page.shape[-1] == 3 else page[..., 0], cmap="gray", vmin=0, vmax=255)
     axes.axvline(width * (1 - rest / truth.shape[1]) - 0.5, color=COLOURS[1], linewidth=1.5)

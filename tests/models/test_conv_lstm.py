@@ -17,17 +17,17 @@ def some(rng, *shape, scale=1.0):
 def made(frame_shape=(8, 12, 1), features=(5, 3), **options):
     model = ConvLSTM(frame_shape, features, **{"patch_size": 2, **options})
     frames = some(np.random.default_rng(0), 2, 4, *frame_shape)
-    return model, model.init(jax.random.key(0), frames), frames
+    return model, jax.jit(model.init)(jax.random.key(0), frames), frames
 
 
 def convolved(image, kernel):
-    """A convolution of one image with zeros around, place by place."""
+    """A convolution of one image with zeros around, tap by tap."""
     size, (height, width) = kernel.shape[0], image.shape[:2]
     padded = np.pad(image, ((size // 2, size // 2), (size // 2, size // 2), (0, 0)))
-    outputs = np.zeros((height, width, kernel.shape[3]))
-    for row, column in np.ndindex(height, width):
-        outputs[row, column] = np.tensordot(padded[row : row + size, column : column + size], kernel, 3)
-    return outputs
+    taps = np.ndindex(size, size)
+    return sum(
+        padded[row : row + height, column : column + width] @ kernel[row, column] for row, column in taps
+    )
 
 
 def sigmoid(values):
@@ -39,7 +39,7 @@ def test_parity_with_numpy(kernel_size, patch_size):
     """Equation 3 of Shi et al. (2015) without peepholes, patches and pixels, written down once more."""
     model, variables, frames = made(kernel_size=kernel_size, patch_size=patch_size)
     params = jax.tree.map(np.asarray, variables["params"])
-    logits, carry = model.apply(variables, frames)
+    logits, carry = jax.device_get(jax.jit(model.apply)(variables, frames))
     for sequence in range(2):
         hidden = [np.zeros((8 // patch_size, 12 // patch_size, size)) for size in (5, 3)]
         cell = [np.zeros_like(state) for state in hidden]
@@ -98,7 +98,9 @@ def test_a_prediction_depends_on_the_frames_before_it_alone():
     def logits(frames):
         return model.apply(variables, frames)[0][0].sum(axis=(1, 2, 3))
 
-    slopes = np.abs(jax.jacrev(logits)(frames)).sum(axis=(3, 4, 5))  # [predicted after, sequence, frame]
+    slopes = np.abs(jax.jit(jax.jacrev(logits))(frames)).sum(
+        axis=(3, 4, 5)
+    )  # [predicted after, sequence, frame]
     assert (slopes[:, 1] == 0).all(), "nor on another sequence"
     for after, frame in np.ndindex(4, 4):
         assert (slopes[after, 0, frame] > 0) == (frame <= after)
@@ -106,10 +108,11 @@ def test_a_prediction_depends_on_the_frames_before_it_alone():
 
 def test_frame_by_frame_it_gives_the_same():
     model, variables, frames = made()
-    whole, last = model.apply(variables, frames)
+    apply = jax.jit(model.apply)
+    whole, last = apply(variables, frames)
     carry, parts = model.initial_carry(2), []
     for time in range(4):
-        logits, carry = model.apply(variables, frames[:, time : time + 1], carry)
+        logits, carry = apply(variables, frames[:, time : time + 1], carry)
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), carry, last)
