@@ -91,12 +91,14 @@ def sample(
         output: a new file that texts are written to as well; of images the sheet, a PNG, by default samples/samples.png
             in the run directory; of frames the film, a GIF, by default samples/samples.gif.
     """
-    from jaxgen.films import PredictsFrames, print_films
+    from jaxgen.films import PredictsFrames
     from jaxgen.image_samples import GeneratesImages
     from jaxgen.saved_run import SavedRun
 
     saved = SavedRun(run)
     if isinstance(saved.task, PredictsFrames):
+        from jaxgen.image_commands import print_films
+
         for given in (texts, images):
             refuse_others(given, "the run predicts frames")
         print_films(saved, num_samples, seed, output)

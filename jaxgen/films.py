@@ -5,18 +5,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from jaxgen.data.sources import Source
 from jaxgen.errors import UsageError
 from jaxgen.image_samples import seed_rng
-from jaxgen.image_sheets import Sheet, enlarged, output_path, save_film, sheet
+from jaxgen.image_sheets import Sheet, enlarged, save_film, sheet
 from jaxgen.metrics import AnyArray
-from jaxgen.saved_run import SavedRun
 from jaxgen.train.context import Params
-from jaxgen.train.hooks import Hook, say
+from jaxgen.train.hooks import Hook
 from jaxgen.train.state import TrainState
-from jaxgen.video_plots import Rest, Videos, copies
 
 NUM_SEQUENCES = 8
 """Sequences of a film where nothing else is asked for."""
@@ -26,6 +24,9 @@ _SIDE = 128
 _GIVEN, _PREDICTED, _LAST = 150, 300, 1500  # milliseconds
 _MARGIN = 6
 _INK, _PAPER = 0, 255
+
+Videos = UInt8[np.ndarray, "sequences time height width channels"]
+Rest = UInt8[np.ndarray, "sequences rest height width channels"]
 
 
 @runtime_checkable
@@ -66,27 +67,6 @@ class Films(Hook):
         self._path.parent.mkdir(exist_ok=True)
         videos = choose(self._source, min(NUM_SEQUENCES, len(self._source)), seed=0)
         write_film(self._path, self._task, state, videos)
-
-
-def print_films(run: SavedRun, num_samples: int | None, seed: int, output: Path | None) -> None:
-    """Writes a film of sequences that a run wasn't trained on and what it predicts of them, and prints its file.
-
-    Args:
-        run: of a task that predicts frames.
-        num_samples: how many; by default `NUM_SEQUENCES`.
-        seed: chooses them.
-        output: the GIF; by default `samples/samples.gif` in the run directory.
-
-    Raises:
-        UsageError: for what can't be, and where something else would be written over.
-        JaxgenError: where the data can't be had.
-    """
-    path = output_path(run.directory, output, "samples.gif")
-    videos = choose(
-        run.source(run.default_split), NUM_SEQUENCES if num_samples is None else num_samples, seed
-    )
-    write_film(path, run.task, run.state, videos)
-    say(str(path))
 
 
 def choose(source: Source, number: int, seed: int) -> Videos:
@@ -132,3 +112,8 @@ def film(videos: Videos, predicted: Rest) -> tuple[list[Sheet], list[str]]:
         what = "given" if is_given else "truth, predicted, last given"
         captions.append(f"{frame + 1}/{frames}  {what}")
     return pages, captions
+
+
+def copies(videos: Videos, rest: int) -> Rest:
+    """Gives what copying predicts for the last `rest` frames: the one before them again and again."""
+    return np.repeat(videos[:, -rest - 1 : -rest], rest, axis=1)

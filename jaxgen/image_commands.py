@@ -1,4 +1,4 @@
-"""What `jaxgen sample`, `interpolate` and `reconstruct` do with runs that generate images: sheets and films."""
+"""What `jaxgen sample`, `interpolate` and `reconstruct` do with runs of images and frames: sheets and films."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxgen.errors import JaxgenError, UsageError, unknown
+from jaxgen.films import NUM_SEQUENCES, choose, write_film
 from jaxgen.image_samples import ImageGenerator, Images, sample_images, seed_rng, sheet_columns
 from jaxgen.image_sheets import enlarged, output_path, save_film, save_png, sheet
 from jaxgen.predict import see
@@ -46,6 +47,27 @@ def print_image_samples(
     images = sample_images(run, number, seed, label, guidance=guidance, steps=steps)
     columns = sheet_columns(run.task.num_classes if label is None else 0)
     save_png(path, sheet(images, columns))
+    say(str(path))
+
+
+def print_films(run: SavedRun, num_samples: int | None, seed: int, output: Path | None) -> None:
+    """Writes a film of sequences that a run wasn't trained on and what it predicts of them, and prints its file.
+
+    Args:
+        run: of a task that predicts frames.
+        num_samples: how many; by default `NUM_SEQUENCES`.
+        seed: chooses them.
+        output: the GIF; by default `samples/samples.gif` in the run directory.
+
+    Raises:
+        UsageError: for what can't be, and where something else would be written over.
+        JaxgenError: where the data can't be had.
+    """
+    path = output_path(run.directory, output, "samples.gif")
+    videos = choose(
+        run.source(run.default_split), NUM_SEQUENCES if num_samples is None else num_samples, seed
+    )
+    write_film(path, run.task, run.state, videos)
     say(str(path))
 
 

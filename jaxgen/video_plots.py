@@ -5,17 +5,10 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from jaxgen.films import Rest, Videos, copies
 from jaxgen.plot_style import COLOURS, GREY, declutter, new_figure, styled
 
 _SEQUENCES = 4
-
-Videos = UInt8[np.ndarray, "sequences time height width channels"]
-Rest = UInt8[np.ndarray, "sequences rest height width channels"]
-
-
-def copies(truth: Videos, rest: int) -> Rest:
-    """Gives what copying predicts for the last `rest` frames: the one before them again and again."""
-    return np.repeat(truth[:, -rest - 1 : -rest], rest, axis=1)
 
 
 @styled
