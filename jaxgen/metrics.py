@@ -245,6 +245,7 @@ def calibrated_cross_entropy(
     """
     check_same_shape(values, targets)
     of_values = spread(jnp.float32(1) if weights is None else weights, values.shape)
+    targets = jnp.asarray(targets, jnp.float32)
     rounded = jnp.rint(jnp.asarray(values) * (levels - 1))
     members = [jnp.where(rounded == level, of_values, 0) for level in range(levels)]
     return CalibratedCrossEntropy(

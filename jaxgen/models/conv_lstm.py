@@ -89,9 +89,9 @@ def _recur_backwards(residuals: tuple, gradients: tuple[States, Carry]) -> tuple
     of_carry, of_products = lax.scan(step, of_last, (before, states, kept, of_hidden), reverse=True)
     _, pull_hidden = jax.vjp(functools.partial(_convolve_steps, before["hidden"]), kernels.hidden)
     _, pull_inputs = jax.vjp(_convolve_steps, inputs, kernels.inputs)
-    of_inputs, of_inputs_kernel = pull_inputs(of_products)
+    (of_hidden_kernel,), (of_inputs, of_input_kernel) = pull_hidden(of_products), pull_inputs(of_products)
     of_bias = of_products.sum(axis=(0, 1, 2, 3))
-    return Kernels(of_inputs_kernel, *pull_hidden(of_products), of_bias), of_carry, of_inputs
+    return Kernels(of_input_kernel, of_hidden_kernel, of_bias), of_carry, of_inputs
 
 
 recur.defvjp(_recur_forwards, _recur_backwards)
@@ -174,7 +174,7 @@ class ConvLSTM(nn.Module):
         """
         batch, channels = frames.shape[0], self.frame_shape[2] * self.patch_size**2
         carry = self.initial_carry(batch) if carry is None else carry
-        hidden = self._to_patches(jnp.asarray(frames))
+        hidden = self._to_patches(frames)
         outputs, carries = [], []
         for number, (size, begin) in enumerate(zip(self.features, carry, strict=True)):
             shape = (self.kernel_size, self.kernel_size)
@@ -193,7 +193,9 @@ class ConvLSTM(nn.Module):
         """Cuts frames into patches, time first."""
         batch, time, height, width, channels = frames.shape
         size = self.patch_size
-        squares = frames.reshape(batch, time, height // size, size, width // size, size, channels)
+        squares = jnp.asarray(frames).reshape(
+            batch, time, height // size, size, width // size, size, channels
+        )
         patches = squares.transpose(1, 0, 2, 4, 3, 5, 6)
         return patches.reshape(time, batch, height // size, width // size, size * size * channels)
 

@@ -154,7 +154,9 @@ class FramePrediction:
         return jnp.moveaxis(logits, 0, 1)
 
 
-def _pixels(frames: Shaped[AnyArray, "..."]) -> Frames:
+def _pixels(
+    frames: Shaped[AnyArray, "batch time height width channels"],
+) -> Float[Array, "batch time height width channels"]:
     """Gives floats from 0 to 1."""
     return jnp.asarray(frames, jnp.float32) / (255 if frames.dtype == jnp.uint8 else 1)
 

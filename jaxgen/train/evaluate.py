@@ -110,8 +110,9 @@ def _batch_size(source: Source, batch_size: int) -> int:
     Of videos, too, fewer are taken.
     """
     if source.text is None:
-        of_videos = _VALUES // math.prod(source.shape) if len(source.shape) == 4 else batch_size
-        return max(1, min(batch_size, of_videos))
+        is_video = len(source.shape) == 4
+        values = math.prod(size or 1 for size in source.shape)
+        return max(1, min(batch_size, _VALUES // values)) if is_video else batch_size
     return source.streams or max(1, min(batch_size, _TOKENS // source.text.sequence_length))
 
 

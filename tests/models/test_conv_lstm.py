@@ -35,7 +35,7 @@ def sigmoid(values):
 
 
 @pytest.mark.parametrize(("kernel_size", "patch_size"), [(3, 2), (5, 1)])
-def test_parity_with_numpy(kernel_size, patch_size):
+def test_parity_with_numpy(kernel_size, patch_size, compiled_quickly):
     """Equation 3 of Shi et al. (2015) without peepholes, patches and pixels, written down once more."""
     model, variables, frames = made(kernel_size=kernel_size, patch_size=patch_size)
     params = jax.tree.map(np.asarray, variables["params"])
@@ -68,7 +68,7 @@ def test_parity_with_numpy(kernel_size, patch_size):
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_derivative_is_that_of_the_plain_loop(size):
+def test_derivative_is_that_of_the_plain_loop(size, compiled_quickly):
     rng = np.random.default_rng(0)
     kernels = Kernels(
         some(rng, size, size, 9, 16, scale=0.2), some(rng, size, size, 4, 16, scale=0.2), some(rng, 16)
@@ -92,7 +92,7 @@ def test_derivative_is_that_of_the_plain_loop(size):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), *results)
 
 
-def test_a_prediction_depends_on_the_frames_before_it_alone():
+def test_a_prediction_depends_on_the_frames_before_it_alone(compiled_quickly):
     model, variables, frames = made()
 
     def logits(frames):
@@ -106,7 +106,7 @@ def test_a_prediction_depends_on_the_frames_before_it_alone():
         assert (slopes[after, 0, frame] > 0) == (frame <= after)
 
 
-def test_frame_by_frame_it_gives_the_same():
+def test_frame_by_frame_it_gives_the_same(compiled_quickly):
     model, variables, frames = made()
     apply = jax.jit(model.apply)
     whole, last = apply(variables, frames)
