@@ -78,21 +78,31 @@ def sample(
     seed: int = 0,
     output: Path | None = None,
 ) -> None:
-    """Let a model write, or draw: a text appears as it is written, several one after the other; images are a sheet.
+    """Let a model write, draw or foresee: texts appear as they are written, images are a sheet, frames a film.
+
+    A film shows held-out sequences, what the model foresees from their first frames, and the last of these.
 
     Args:
         run: the run directory.
         texts: of a language model.
         images: of a model that generates images.
-        num_samples: texts for each prompt, by default 1, or images, by default 64.
-        seed: of what is drawn; image i of a seed is the same however many there are.
+        num_samples: texts for each prompt, by default 1, images, by default 64, or sequences of frames, by default 8.
+        seed: of what is drawn; image i of a seed is the same however many there are. Of sequences it chooses which.
         output: a new file that texts are written to as well; of images the sheet, a PNG, by default samples/samples.png
-            in the run directory.
+            in the run directory; of frames the film, a GIF, by default samples/samples.gif.
     """
+    from jaxgen.films import PredictsFrames
     from jaxgen.image_samples import GeneratesImages
     from jaxgen.saved_run import SavedRun
 
     saved = SavedRun(run)
+    if isinstance(saved.task, PredictsFrames):
+        from jaxgen.image_commands import print_films
+
+        for given in (texts, images):
+            refuse_others(given, "the run predicts frames")
+        print_films(saved, num_samples, seed, output)
+        return
     if isinstance(saved.task, GeneratesImages):
         from jaxgen.image_commands import print_image_samples
 

@@ -1,4 +1,4 @@
-"""What `jaxgen sample`, `interpolate` and `reconstruct` do with runs that generate images: sheets and films."""
+"""What `jaxgen sample`, `interpolate` and `reconstruct` do with runs of images and frames: sheets and films."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from jaxgen.errors import JaxgenError, UsageError, unknown
+from jaxgen.films import NUM_SEQUENCES, choose, write_film
 from jaxgen.image_samples import ImageGenerator, Images, sample_images, seed_rng, sheet_columns
-from jaxgen.image_sheets import check_picture, enlarged, save_film, save_png, sheet
+from jaxgen.image_sheets import enlarged, output_path, save_film, save_png, sheet
 from jaxgen.predict import see
 from jaxgen.saved_run import SavedRun
 from jaxgen.train.hooks import say
@@ -40,12 +41,33 @@ def print_image_samples(
     Raises:
         UsageError: for what the run can't do, and where something else would be written over.
     """
-    path = _output(run, output, "samples.png")
+    path = output_path(run.directory, output, "samples.png")
     label = class_number(run, class_)
     number = NUM_SAMPLES if num_samples is None else num_samples
     images = sample_images(run, number, seed, label, guidance=guidance, steps=steps)
     columns = sheet_columns(run.task.num_classes if label is None else 0)
     save_png(path, sheet(images, columns))
+    say(str(path))
+
+
+def print_films(run: SavedRun, num_samples: int | None, seed: int, output: Path | None) -> None:
+    """Writes a film of sequences that a run wasn't trained on and what it predicts of them, and prints its file.
+
+    Args:
+        run: of a task that predicts frames.
+        num_samples: how many; by default `NUM_SEQUENCES`.
+        seed: chooses them.
+        output: the GIF; by default `samples/samples.gif` in the run directory.
+
+    Raises:
+        UsageError: for what can't be, and where something else would be written over.
+        JaxgenError: where the data can't be had.
+    """
+    path = output_path(run.directory, output, "samples.gif")
+    videos = choose(
+        run.source(run.default_split), NUM_SEQUENCES if num_samples is None else num_samples, seed
+    )
+    write_film(path, run.task, run.state, videos)
     say(str(path))
 
 
@@ -72,7 +94,7 @@ def print_walk(
     Raises:
         UsageError: for what the run can't do, and where something else would be written over.
     """
-    path = _output(run, output, "walk.gif")
+    path = output_path(run.directory, output, "walk.gif")
     generator, label = ImageGenerator(run.task), class_number(run, class_)
     images = generator.walk(run.state, seeds, frames, label, guidance=guidance, steps=steps)
     save_film(path, list(enlarged(images)), [_FRAME] * len(images))
@@ -106,7 +128,7 @@ def print_reconstructions(
     label = class_number(run, class_)
     if run.task.num_classes and label is None:
         raise UsageError("the run was trained with classes: say by --class what the pictures show")
-    path = _output(run, output, "reconstructions.png")
+    path = output_path(run.directory, output, "reconstructions.png")
     found = [see(picture, run.example["image"].shape[1:], run.strokes) for picture in pictures]
     if errors := [one for one in found if isinstance(one, JaxgenError)]:
         raise errors[0]
@@ -147,12 +169,3 @@ def _reconstructed(run: SavedRun, images: Images, seed: int, label: int | None) 
         state.evaluation_params(), state.model_state, seed_rng(seed), scaled, *labels
     )
     return np.asarray(np.round(255 * np.clip(jax.device_get(made), 0, 1)).astype(np.uint8))
-
-
-def _output(run: SavedRun, given: Path | None, name: str) -> Path:
-    """Gives where a picture goes, after a look whether it may."""
-    path = given or run.directory.samples / name
-    if given is None:
-        path.parent.mkdir(exist_ok=True)
-    check_picture(path, name)
-    return path

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from jaxgen.errors import UsageError, shown
 from jaxgen.files import new_file, suggested
+from jaxgen.run_directory import RunDirectory
 
 # The side that small images are enlarged to, at least, by whole factors.
 _SIDE, _FILM_SIDE = 56, 224
@@ -47,6 +48,19 @@ def enlarged(images: Images, side: int = _FILM_SIDE) -> UInt8[np.ndarray, "image
     """Repeats the pixels of small images, so that their shorter side is about as long as asked."""
     factor = max(1, round(side / min(images.shape[1:3])))
     return images.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def output_path(directory: RunDirectory, given: Path | None, name: str) -> Path:
+    """Gives where a picture goes, by default into a run's `samples/`, after a look whether it may.
+
+    Raises:
+        UsageError: as `check_picture` does.
+    """
+    path = given or directory.samples / name
+    if given is None:
+        path.parent.mkdir(exist_ok=True)
+    check_picture(path, name)
+    return path
 
 
 def check_picture(output: Path, name: str) -> None:

@@ -146,6 +146,31 @@ class CalibrationError(Metric):
         return Mean(abs(self.correct - self.confidence).sum(), self.count.sum()).compute()
 
 
+@struct.dataclass
+class CalibratedCrossEntropy(Metric):
+    """The cross-entropy of probabilities that are read off levels, each level standing for what follows it on average.
+
+    A bound: no other way to read the levels costs less on these targets.
+
+    Attributes:
+        totals: float32 [levels], the weighted sum of the targets of each level.
+        counts: float32 [levels], the sum of their weights.
+        examples: float32 scalar, what the nats are divided by.
+    """
+
+    totals: Any
+    counts: Any
+    examples: Any
+
+    def compute(self) -> Any:
+        """Gives nats an example, and 0 where nothing was counted."""
+        xp = _array_module(*jax.tree.leaves(self))
+        share = self.totals / xp.where(self.counts == 0, 1.0, self.counts)
+        share = xp.clip(share, 1e-12, 1 - 1e-6)
+        nats = -(share * xp.log(share) + (1 - share) * xp.log1p(-share))
+        return Mean((self.counts * nats).sum(), self.examples).compute()
+
+
 def accuracy(
     logits: Float[AnyArray, "*batch classes"],
     labels: Integer[AnyArray, "*batch"],
@@ -198,6 +223,35 @@ def calibration_error(
         confidence=_weighted_sum(confidence[..., None], member, examples),
         correct=_weighted_sum(correct[..., None], member, examples),
         count=member.sum(examples),
+    )
+
+
+def calibrated_cross_entropy(
+    values: Float[AnyArray, "batch *shape"],  # noqa: F821
+    targets: Float[AnyArray, "..."],
+    examples: Shaped[AnyArray, ""] | float,
+    weights: Shaped[AnyArray, "..."] | None = None,
+    *,
+    levels: int = 16,
+) -> CalibratedCrossEntropy:
+    """Sums what `CalibratedCrossEntropy` needs of values from 0 to 1, which are rounded to levels.
+
+    Args:
+        values: that the probabilities are read off.
+        targets: from 0 to 1, of the values' shape.
+        examples: what the nats of all values together are to be divided by.
+        weights: see above.
+        levels: how many.
+    """
+    check_same_shape(values, targets)
+    of_values = spread(jnp.float32(1) if weights is None else weights, values.shape)
+    targets = jnp.asarray(targets, jnp.float32)
+    rounded = jnp.rint(jnp.asarray(values) * (levels - 1))
+    members = [jnp.where(rounded == level, of_values, 0) for level in range(levels)]
+    return CalibratedCrossEntropy(
+        totals=jnp.stack([_weighted_sum(targets, member) for member in members]),
+        counts=jnp.stack([member.sum() for member in members]),
+        examples=jnp.float32(examples),
     )
 
 

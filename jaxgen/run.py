@@ -168,6 +168,8 @@ def report(directory: RunDirectory) -> None:
         _say(f"plots: {directory.plots}/ ({', '.join(plot.stem for plot in plots)})")
     if sheets := sorted(directory.samples.glob("step-*.png")):
         _say(f"samples: {directory.samples}/ ({len(sheets)} sheets, film.gif)")
+    elif (film := directory.samples / "film.gif").exists():
+        _say(f"film: {film}")
     _say(f"run directory: {directory.path}")
     _say("  ".join(format_figures(directory.result() or {})))
 
@@ -216,7 +218,7 @@ def _fit(
         hooks=[
             *([CollapseWatch()] if hasattr(task, "players") else []),
             _Epilogue(experiment, task, splits, directory),
-            *_sample_sheets(task, directory),
+            *_pictures(task, splits, directory),
         ],
     )
 
@@ -283,7 +285,7 @@ class _Epilogue(Hook):
         from jaxgen.run_sample import write_sample
 
         train = self._splits["train"]
-        test = self._splits[next(name for name in ("test", "validation", "train") if name in self._splits)]
+        test = _held_out(self._splits)
         if self._experiment.baselines is not None:
             figures.update(self._experiment.baselines(self._task, train, test))
         draw_plots(self._directory, self._task, state, test)
@@ -296,15 +298,27 @@ class _Epilogue(Hook):
             _say(text)
 
 
-def _sample_sheets(task: Any, directory: RunDirectory) -> list[Hook]:
-    """Makes what shows how a model that generates images learns; of several processes none, as each would draw."""
+def _pictures(task: Any, splits: dict[str, Any], directory: RunDirectory) -> list[Hook]:
+    """Makes what shows how a model that generates images learns, or what one of frames foresees in the end.
+
+    Of several processes none, as each would draw.
+    """
     import jax
 
+    from jaxgen.films import Films, PredictsFrames
     from jaxgen.image_samples import GeneratesImages
     from jaxgen.sample_sheets import SampleSheets
 
-    alone = jax.process_count() == 1
-    return [SampleSheets(task, directory.samples)] if alone and isinstance(task, GeneratesImages) else []
+    if jax.process_count() > 1:
+        return []
+    if isinstance(task, PredictsFrames):
+        return [Films(task, _held_out(splits), directory.samples / "film.gif")]
+    return [SampleSheets(task, directory.samples)] if isinstance(task, GeneratesImages) else []
+
+
+def _held_out(splits: dict[str, Any]) -> Any:
+    """Gives the split to show: `test`, or what there is."""
+    return splits[next(name for name in ("test", "validation", "train") if name in splits)]
 
 
 def _new_directory(name: str) -> Path:

@@ -26,6 +26,7 @@ _EMBEDDED = (
     "docstring_packages",
     "docstring_text",
     "docstrings",
+    "moving_digits",
     "number_words",
     "pycode",
     "pydocs",
@@ -41,6 +42,11 @@ def data_directory(data_dir: Path | str | None) -> Path:
     if data_dir is not None:
         return Path(data_dir).expanduser()
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def cache_directory() -> Path:
+    """Gives the directory where embedded sets go that can't be written to the default one."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxgen"
 
 
 def prepared(
@@ -66,7 +72,7 @@ def prepared(
         and data_dir is None
         and not _writable(directory)
     ):
-        directory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxgen"
+        directory = cache_directory()
         builder = find(name, directory)
     if builder.is_prepared():
         return builder
@@ -77,9 +83,13 @@ def known(name: str) -> bool:
     """Tells whether a name, be it with a configuration or a version, is that of an embedded set or of tfds's."""
     import tensorflow_datasets as tfds
 
-    from jaxgen.data import dates, docstrings, embedded, embedded_text, number_words, symbols  # noqa: F401
-
+    _register()
     return re.split("[/:]", name)[0] in tfds.core.registered.list_imported_builders()
+
+
+def _register() -> None:
+    """Imports the embedded sets' builders, which registers them with tfds."""
+    from jaxgen.data import dates, docstrings, embedded, embedded_text, moving, number_words, symbols  # noqa: F401  # noqa: F401
 
 
 def find(name: str, directory: Path) -> Any:
@@ -91,9 +101,7 @@ def find(name: str, directory: Path) -> Any:
     """
     import tensorflow_datasets as tfds
 
-    # It registers its builders with tfds.
-    from jaxgen.data import dates, docstrings, embedded, embedded_text, number_words, symbols  # noqa: F401
-
+    _register()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # tfds announces what isn't installed
             return tfds.builder(name, data_dir=directory, file_format="array_record")

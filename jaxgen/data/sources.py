@@ -262,8 +262,8 @@ def load(
 
     Args:
         name: `digits` or `diabetes`, which need no network, any tfds image-classification set, the path of a folder
-            with a subfolder of pictures a class, see `jaxgen.data.folder`, additions, see `jaxgen.data.arithmetic`, or
-            a copy task, see `jaxgen.data.copying`.
+            with a subfolder of pictures a class, see `jaxgen.data.folder`, additions, see `jaxgen.data.arithmetic`, a
+            copy task, see `jaxgen.data.copying`, or moving digits, see `jaxgen.data.moving`.
         split: in tfds notation: `train`, `train[:90%]`, `train[55000:]`, `test`; of a folder, by name alone.
         data_dir: where prepared sets lie; by default TFDS_DATA_DIR, or tfds's own directory.
         image_size: (height, width) to resize images to.
@@ -279,6 +279,10 @@ def load(
         return arithmetic.load(name, split)
     if copying.is_copying(name):
         return copying.load(name, split)
+    if name.partition("/")[0] == "moving_digits":
+        from jaxgen.data import moving
+
+        return moving.load(name, split, data_dir)
     size = None if image_size is None else (int(image_size[0]), int(image_size[1]))
     if size is not None and min(size) < 1:
         raise UsageError(

@@ -2,6 +2,7 @@
 
 from jaxgen.models.bert import BERT
 from jaxgen.models.cnn import ConvNet
+from jaxgen.models.conv_lstm import ConvLSTM
 from jaxgen.models.convolution import (
     average_pool,
     convolve,
@@ -29,6 +30,7 @@ __all__ = [
     "GPT",
     "T5",
     "BiasedWordVectors",
+    "ConvLSTM",
     "ConvNet",
     "ConvolutionalVAE",
     "DenseVAE",

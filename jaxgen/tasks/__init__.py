@@ -3,6 +3,7 @@
 from jaxgen.tasks.adversarial import AdversarialImages
 from jaxgen.tasks.base import Task, apply_model, infer, init_model
 from jaxgen.tasks.diffusion import Diffusion
+from jaxgen.tasks.frame_prediction import FramePrediction
 from jaxgen.tasks.global_vectors import GlobalVectors
 from jaxgen.tasks.image_classification import ImageClassification
 from jaxgen.tasks.language_modelling import LanguageModelling
@@ -17,6 +18,7 @@ from jaxgen.tasks.word_embedding import WordEmbedding
 __all__ = [
     "AdversarialImages",
     "Diffusion",
+    "FramePrediction",
     "GlobalVectors",
     "ImageClassification",
     "LanguageModelling",

@@ -1,5 +1,6 @@
 """Evaluation: every example of a split once, whatever the batch size and the number of devices."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from jaxgen.train.step import make_eval_step
 
 BATCH_SIZE = 256
 _TOKENS = 2**14
+_VALUES = 2**22
 _RESIDENT_BYTES = 2**30
 _QUEUE = 4
 
@@ -103,9 +105,14 @@ def shorten_queue(outputs: Sequence[Any]) -> None:
 
 
 def _batch_size(source: Source, batch_size: int) -> int:
-    """Gives as many rows as a text has streams; of its windows fewer than of other examples, the longer they are."""
+    """Gives as many rows as a text has streams; of its windows fewer than of other examples, the longer they are.
+
+    Of videos, too, fewer are taken.
+    """
     if source.text is None:
-        return batch_size
+        is_video = len(source.shape) == 4
+        values = math.prod(size or 1 for size in source.shape)
+        return max(1, min(batch_size, _VALUES // values)) if is_video else batch_size
     return source.streams or max(1, min(batch_size, _TOKENS // source.text.sequence_length))
 
 
