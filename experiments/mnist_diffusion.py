@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxgen.data import Source
+from jaxgen.errors import UsageError
 from jaxgen.experiment import Experiment, PictureConfig
 from jaxgen.models import UNet
 from jaxgen.run import main
 from jaxgen.tasks import Diffusion
+
+_GUIDANCE = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +43,9 @@ class Config(PictureConfig):
     """Whether the net is told the classes."""
     label_dropout: float = 0.1
     """Part of the labels that is withheld in training, for guidance."""
-    guidance: float = 1.5
-    """What is sampled with: 1 for the class as it was learnt, more for images that show it more clearly."""
+    guidance: float | None = None
+    """What is sampled with: 1 for the class as it was learnt, more for images that show it more clearly. By default
+    1.5 where there are classes."""
     sampler: Literal["ddim", "ancestral"] = "ddim"
     """How images are made: without noise on the way (with straight lines Euler's method), or with it, as in DDPM."""
     sampling_steps: int = 50
@@ -60,6 +64,8 @@ class Config(PictureConfig):
 
 def make_task(config: Config, train: Source) -> Diffusion:
     """Makes the task for a training split: its classes, its image size."""
+    if config.guidance is not None and not config.conditional:
+        raise UsageError("--guidance leads to a class: it is not for --no-conditional")
     num_classes = train.num_classes if config.conditional else 0
     model = UNet(
         channels=config.channels,
@@ -76,7 +82,7 @@ def make_task(config: Config, train: Source) -> Diffusion:
         target=config.target,
         schedule=config.noise_schedule or ("straight" if config.target == "flow" else "cosine"),
         label_dropout=config.label_dropout,
-        guidance=config.guidance,
+        guidance=_GUIDANCE if config.guidance is None else config.guidance,
         sampling_steps=config.sampling_steps,
         sampler=config.sampler,
         class_names=train.class_names,

@@ -77,6 +77,7 @@ def make_task(config: Config, train: Source) -> Variational:
         beta=config.beta,
         warmup_steps=config.divergence_warmup_steps,
         free_bits=config.free_bits,
+        class_names=train.class_names,
     )
 
 

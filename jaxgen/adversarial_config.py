@@ -5,6 +5,7 @@ from typing import Literal
 
 from jaxgen.augment import DifferentiableAugmentation
 from jaxgen.data.sources import Source
+from jaxgen.errors import UsageError
 from jaxgen.experiment import PictureConfig
 from jaxgen.models.gan import Discriminator, Generator
 from jaxgen.tasks.adversarial import AdversarialImages
@@ -66,6 +67,8 @@ class AdversarialConfig(PictureConfig):
 
 def adversarial_task(config: AdversarialConfig, train: Source) -> AdversarialImages:
     """Makes the task of a training split: for its image size and, where classes are asked for, its classes."""
+    if config.conditioning == "batch_norm" and not config.conditional:
+        raise UsageError("--conditioning says how the class is told: give --conditional with it")
     num_classes = train.num_classes if config.conditional else 0
     generator = Generator(
         image_shape=tuple(size or 0 for size in train.shape),  # those of different sizes are refused before
@@ -92,7 +95,9 @@ def adversarial_task(config: AdversarialConfig, train: Source) -> AdversarialIma
         r1=config.r1,
         r2=config.r2,
         gradient_penalty=config.gradient_penalty,
-        discriminator_steps=config.discriminator_steps or _STEPS.get(config.objective, 1),
+        discriminator_steps=_STEPS.get(config.objective, 1)
+        if config.discriminator_steps is None
+        else config.discriminator_steps,
         discriminator_rate=config.discriminator_rate,
         augmentation=config.augmentation,
         class_names=train.class_names,

@@ -18,7 +18,7 @@ from jaxgen.cli_generate import (
     refuse_others,
     sample,
 )
-from jaxgen.errors import unknown
+from jaxgen.errors import UsageError, unknown
 from jaxgen.experiment import experiments
 from jaxgen.fine_tune_config import FineTuneConfig
 from jaxgen.run import guard
@@ -110,6 +110,10 @@ def evaluate(
 
     saved = SavedRun(run, data_dir)
     if isinstance(saved.task, GeneratesImages) and data is None:
+        if (truncate, beam, length_penalty) != (False, 1, 1.0):
+            raise UsageError(
+                "--truncate, --beam and --length-penalty are for texts, and the run generates images"
+            )
         evaluate_images(saved, images, split, data_dir)
         return
     refuse_others(images, "the run generates no images")

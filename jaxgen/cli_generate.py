@@ -1,7 +1,7 @@
 """Commands of `jaxgen` that let a run make something: texts, images, films of images."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,6 +167,8 @@ def evaluate_images(
     from jaxgen.image_quality.evaluation import print_image_evaluation
     from jaxgen.saved_run import SavedRun
 
+    if given.classifier is None:
+        refuse_others(replace(given, seed=0), "images are judged by --classifier RUN")
     classifier = None if given.classifier is None else SavedRun(given.classifier, data_dir)
     print_image_evaluation(
         saved, classifier, splits, given.num_samples, given.seed, given.guidance, given.steps

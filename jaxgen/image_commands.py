@@ -153,7 +153,8 @@ def class_number(run: SavedRun, given: str | None) -> int | None:
     names = getattr(run.task, "class_names", ())
     if given in names:
         return list(names).index(given)
-    if not given.isdecimal():
+    # A number that isn't among names that are numbers would be taken for another class.
+    if not given.isdecimal() or (names and all(name.isdecimal() for name in names)):
         known = names or [f"0 to {num_classes - 1}"]
         raise unknown("class", given, known)
     if int(given) >= num_classes:

@@ -218,7 +218,7 @@ def sample_images(
     Raises:
         UsageError: for a request that the run can't meet.
     """
-    labels = None if label is None else np.full(num_samples, label, np.int32)
+    labels = None if label is None else np.full(max(num_samples, 0), label, np.int32)
     generator = ImageGenerator(run.task)
     return generator.sample(run.state, num_samples, seed, labels, guidance=guidance, steps=steps)
 

@@ -189,6 +189,7 @@ def _fit(
     steps = config.steps if config.steps is not None else config.epochs * epoch
     optimizer = optimizer_config(config, horizon(directory, steps), experiment.usual(config).warmup_steps)
     trained_by, described = _trained_by(task, optimizer, splits["train"], config)
+    validation, test = _measured_by(config, task, splits)
     fit(
         task,
         splits["train"],
@@ -197,8 +198,8 @@ def _fit(
         steps=steps,
         batch_size=batch_size,
         seed=config.seed,
-        validation=splits.get("validation"),
-        test=splits.get("test"),
+        validation=validation,
+        test=test,
         patience=config.patience if config.until_converged else None,
         accumulate=config.accumulate,
         ema_decay=config.ema_decay,
@@ -214,13 +215,25 @@ def _fit(
         keep=config.keep,
         steps_per_call=config.steps_per_call,
         resident=None if config.input == "auto" else config.input == "device",
-        judge=judge_of(directory, task, splits["validation"]) if "validation" in splits else None,
+        judge=None if validation is None else judge_of(directory, task, validation),
         hooks=[
             *([CollapseWatch()] if hasattr(task, "players") else []),
             _Epilogue(experiment, task, splits, directory),
             *_pictures(task, splits, directory),
         ],
     )
+
+
+def _measured_by(config: TrainConfig, task: Any, splits: dict[str, Any]) -> tuple[Any, Any]:
+    """Gives the splits that choose the best state, and that the result is told of; None where there is none."""
+    validation, test = splits.get("validation"), splits.get("test")
+    if not hasattr(task, "players"):
+        return validation, test
+    if config.until_converged or config.validation_fraction:
+        option = "--until-converged" if config.until_converged else "--validation-fraction"
+        raise UsageError(f"{option} is not for games, whose losses don't tell which state is the best")
+    # What a folder of pictures has for validation is there to look at.
+    return None, test or validation
 
 
 def _trained_by(

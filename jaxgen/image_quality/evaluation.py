@@ -30,7 +30,7 @@ MOST_SAMPLES = 10_000
 _BOUND_SAMPLES, _BOUND_BATCH = 50, 50
 _FILE = "image_quality.json"
 # What makes two evaluations the same one, of which the later counts.
-_SETTINGS = ("state_step", "split", "num_samples", "seed", "guidance", "steps", "classifier")
+_SETTINGS = ("state_step", "split", "num_samples", "seed", "guidance", "steps")
 
 
 def print_image_evaluation(
@@ -60,16 +60,16 @@ def print_image_evaluation(
     judge = None if classifier is None else Classifier(classifier)
     if judge is not None:
         judge.check_data(run)
-    ImageGenerator(run.task)
     say(f"{run.config.get('experiment') or run.directory.path}, step {int(run.state.step)}")
     for split in splits or (run.default_split,):
-        source = run.source(split).held()
+        source, record = run.source(split).held(), None
+        if judge is not None:  # first, since it may be asked for what can't be done
+            record = evaluate_images(run, judge, split, source, num_samples, seed, guidance, steps)
         if figures := own_figures(run, split, source, seed):
             say("  ".join(format_figures(figures)))
-        if judge is not None:
-            record = evaluate_images(run, judge, split, source, num_samples, seed, guidance, steps)
+        if record is not None:
             _keep(run.directory.path / _FILE, record)
-            _print(record)
+            _print(record, getattr(run.task, "class_names", ()))
             say(str(run.directory.path / _FILE))
     if judge is None:
         say(f"for the quality of its images name a classifier, --classifier RUN; {_train(run)}")
@@ -113,21 +113,11 @@ def evaluate_images(
     Raises:
         UsageError: for more samples than there are real images, and what the run can't do.
     """
-    if split == "train":
-        raise UsageError(
-            "generated images are compared with real ones that were held out: not with --split train"
-        )
     train = run.source("train")
-    available = min(len(source), len(train))
-    number = min(MOST_SAMPLES, available) if num_samples is None else num_samples
-    if not 4 <= number <= available:
-        raise UsageError(
-            f"num samples is {number}; there are real images to compare with for 4 to {available:,}"
-        )
+    number = _number(split, min(len(source), len(train)), num_samples)
     held_out, floor = (one.gather(_chosen(one, number, seed)) for one in (source, train))
     labels = held_out["label"] if run.task.num_classes else None
-    generator = ImageGenerator(run.task)
-    images = generator.sample(run.state, number, seed, labels, guidance=guidance, steps=steps)
+    images = ImageGenerator(run.task).sample(run.state, number, seed, labels, guidance=guidance, steps=steps)
     seen = judge(held_out["image"])
     num_classes = max(source.num_classes, int(held_out["label"].max()) + 1)
     return {
@@ -146,6 +136,20 @@ def evaluate_images(
     }
 
 
+def _number(split: str, available: int, wanted: int | None) -> int:
+    """Gives how many images of each kind are compared."""
+    if split == "train":
+        raise UsageError(
+            "generated images are compared with real ones that were held out: not with --split train"
+        )
+    number = min(MOST_SAMPLES, available) if wanted is None else wanted
+    if not 4 <= number <= available:
+        raise UsageError(
+            f"num samples is {number}; there are real images to compare with for 4 to {available:,}"
+        )
+    return number
+
+
 def _chosen(source: Source, number: int, seed: int) -> Int64[np.ndarray, " images"]:
     return np.sort(np.random.default_rng(seed).choice(len(source), number, replace=False))
 
@@ -153,11 +157,14 @@ def _chosen(source: Source, number: int, seed: int) -> Int64[np.ndarray, " image
 def _keep(path: Path, record: dict[str, Any]) -> None:
     """Adds an evaluation to a run's file, in the place of one with the same settings."""
     before = read_json(path) if path.is_file() else []
-    others = [one for one in before if any(one.get(name) != record[name] for name in _SETTINGS)]
-    write_json(path, [*others, record])
+    write_json(path, [*(one for one in before if _settings(one) != _settings(record)), record])
 
 
-def _print(record: dict[str, Any]) -> None:
+def _settings(record: dict[str, Any]) -> list[Any]:
+    return [*(record.get(name) for name in _SETTINGS), record["classifier"]["weights"]]
+
+
+def _print(record: dict[str, Any], class_names: Sequence[str]) -> None:
     from rich.console import Console
 
     judge = record["classifier"]
@@ -167,7 +174,7 @@ def _print(record: dict[str, Any]) -> None:
     )
     console = Console()
     console.print(_table(record))
-    console.print(_table_of_classes(record))
+    console.print(_table_of_classes(record, class_names))
 
 
 def _table(record: dict[str, Any]) -> "Table":
@@ -183,7 +190,7 @@ def _table(record: dict[str, Any]) -> "Table":
     return table
 
 
-def _table_of_classes(record: dict[str, Any]) -> "Table":
+def _table_of_classes(record: dict[str, Any], class_names: Sequence[str]) -> "Table":
     from rich.table import Table
 
     generated = record["generated"]
@@ -191,7 +198,8 @@ def _table_of_classes(record: dict[str, Any]) -> "Table":
     table = Table("class", *(["recognised as asked"] if asked else []), "share of images")
     for class_, share in enumerate(generated["class_shares"]):
         right = [] if not asked else ["-" if asked[class_] is None else f"{100 * asked[class_]:.2f} %"]
-        table.add_row(str(class_), *right, f"{100 * share:.1f} %")
+        name = class_names[class_] if class_ < len(class_names) else str(class_)
+        table.add_row(name, *right, f"{100 * share:.1f} %")
     return table
 
 

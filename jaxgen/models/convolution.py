@@ -99,7 +99,7 @@ def convolve_padded(
 
     Args:
         inputs: images of a height and width that `stride` divides.
-        kernel: of any size; the zeros go as far as it hangs over.
+        kernel: as large as the stride at least; the zeros go as far as it hangs over.
         stride: rows and columns from one output to the next.
     """
     return convolve(_surrounded(inputs, kernel, stride), kernel, stride)
@@ -121,9 +121,8 @@ def _padded_backwards(stride: int, kept: tuple[Array, Array], cotangent: Array) 
 
     def in_parts(inputs: Array, cotangent: Array) -> Array:
         batch, height, width, _ = cotangent.shape
-        least = -(-batch * height * width // _MOST_PLACES)
-        count = next(count for count in range(min(least, batch), batch + 1) if batch % count == 0)
-        parts = zip(jnp.split(inputs, count), jnp.split(cotangent, count), strict=True)
+        count = max(1, min(batch, -(-batch * height * width // _MOST_PLACES)))
+        parts = zip(jnp.array_split(inputs, count), jnp.array_split(cotangent, count), strict=True)
         return functools.reduce(jnp.add, (of_kernel(*part) for part in parts))
 
     (by_inputs,) = jax.vjp(of_inputs, inputs)[1](cotangent)

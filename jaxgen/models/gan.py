@@ -19,6 +19,7 @@ from jaxgen.models.gan_layers import (
     check_image_size,
 )
 from jaxgen.models.layers import BatchNorm, check_sizes
+from jaxgen.models.pixels import doubled
 
 _BLOCKS = ("dcgan", "residual")
 _CONDITIONINGS = ("embedding", "batch_norm")
@@ -64,6 +65,10 @@ class Generator(nn.Module):
         """Refuses impossible values before anything is computed."""
         check_sizes(channels=self.channels, latent_size=(self.latent_size,), image_shape=self.image_shape)
         _check_names(self.block, self.conditioning)
+        if len(self.image_shape) != 3:
+            raise UsageError(f"image_shape is height, width and channels, not {tuple(self.image_shape)}")
+        if self.num_classes < 0:
+            raise UsageError(f"num_classes is {self.num_classes}; it must be 0 (none are told) or more")
         check_image_size(self.image_shape[:2], len(self.channels), "generator")
         if self.conditioning == "batch_norm" and self.num_classes and not self.batch_norm:
             raise UsageError(
@@ -113,11 +118,11 @@ class Generator(nn.Module):
         features = self.channels[stage]
         first = ImageConvolution(features, 3, "keep", self.spectral_norm, name=f"conv_{stage}_0")
         second = ImageConvolution(features, 3, "keep", self.spectral_norm, name=f"conv_{stage}_1")
-        inner = first(_doubled(normed), train=train)
+        inner = first(doubled(normed), train=train)
         inner = self._activate(inner, labels, f"norm_{stage}_1", train=train, mask=mask)
         # A convolution of 1 x 1 commutes with repeating pixels, and before it there is a quarter to do.
         shortcut = Dense(features, self.spectral_norm, name=f"shortcut_{stage}")(hidden, train=train)
-        return _doubled(shortcut) + second(inner, train=train)
+        return doubled(shortcut) + second(inner, train=train)
 
     def _activate(self, hidden: Array, labels: Any, name: str, *, train: bool, mask: Any) -> Array:
         if self.batch_norm:
@@ -223,15 +228,6 @@ class Discriminator(nn.Module):
 
 def _leaky_relu(hidden: Array) -> Array:
     return nn.leaky_relu(hidden, _SLOPE)
-
-
-def _doubled(
-    images: Float[Array, "batch height width channels"],
-) -> Float[Array, "batch doubled_height doubled_width channels"]:
-    """Makes four equal pixels of each."""
-    batch, height, width, channels = images.shape
-    squares = jnp.broadcast_to(images[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return squares.reshape(batch, 2 * height, 2 * width, channels)
 
 
 def _check_names(block: str, conditioning: str = "embedding") -> None:

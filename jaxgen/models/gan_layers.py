@@ -87,14 +87,12 @@ class ImageConvolution(nn.Module):
         kernel_size: height and width of the kernel.
         resize: `keep`, `double` (transposed, stride 2) or `halve` (stride 2).
         spectral_norm: whether the kernel is used with a spectral norm of one.
-        bias: whether there is one.
     """
 
     features: int
     kernel_size: int
     resize: str = "keep"
     spectral_norm: bool = False
-    bias: bool = True
 
     @nn.compact
     def __call__(
@@ -109,8 +107,6 @@ class ImageConvolution(nn.Module):
             outputs = convolve_transposed(inputs, kernel)
         else:
             outputs = convolve_padded(inputs, kernel, 2 if self.resize == "halve" else 1)
-        if not self.bias:
-            return outputs
         return outputs + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
 
 

@@ -14,6 +14,7 @@ from jaxgen.errors import UsageError
 from jaxgen.models.attention import attend
 from jaxgen.models.convolution import average_pool, convolve_padded
 from jaxgen.models.layers import check_dropout, check_sizes, dtype_name
+from jaxgen.models.pixels import doubled, from_patches, to_patches
 from jaxgen.models.positions import sinusoidal
 
 Images = Float[Array, "batch height width channels"]
@@ -105,7 +106,7 @@ class UNet(nn.Module):
         dtype = self.dtype or jnp.float32
         told = self._tell(times, labels).astype(dtype)
         last = len(self.channels) - 1
-        hidden = _to_patches(inputs.astype(dtype), self.patch_size)
+        hidden = to_patches(inputs.astype(dtype), self.patch_size)
         hidden = _Convolution(self.channels[0], name="first")(hidden)
         skips = []
         for level, features in enumerate(self.channels):
@@ -120,12 +121,12 @@ class UNet(nn.Module):
             if level < last:
                 # Projected before it is doubled: a quarter of the work.
                 hidden = nn.Dense(features, dtype=dtype, name=f"up_{level}")(hidden)
-                hidden = (_double(hidden) + skips[level]) / math.sqrt(2)
+                hidden = (doubled(hidden) + skips[level]) / math.sqrt(2)
             for index in range(self.blocks):
                 hidden = self._block(features, f"up_{level}_{index}")(hidden, told, train)
         hidden = nn.silu(_GroupNorm(self.groups, name="last_norm")(hidden))
         outputs = _Convolution(self.patch_size**2 * inputs.shape[-1], _zeros, name="last")(hidden)
-        return _from_patches(outputs, self.patch_size).astype(jnp.float32)
+        return from_patches(outputs, self.patch_size).astype(jnp.float32)
 
     def _block(self, features: int, name: str) -> "_ResidualBlock":
         return _ResidualBlock(features, self.groups, self.dropout, name=name)
@@ -275,22 +276,3 @@ class _Convolution(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", _zeros, (self.features,), jnp.float32)
         return convolve_padded(inputs, kernel.astype(inputs.dtype)) + bias.astype(inputs.dtype)
-
-
-def _double(inputs: Hidden) -> Changed:
-    """Repeats each place as a square of 2 x 2."""
-    batch, rows, columns, features = inputs.shape
-    squares = jnp.broadcast_to(inputs[:, :, None, :, None], (batch, rows, 2, columns, 2, features))
-    return squares.reshape(batch, 2 * rows, 2 * columns, features)
-
-
-def _to_patches(images: Images, size: int) -> Changed:
-    batch, height, width, channels = images.shape
-    squares = images.reshape(batch, height // size, size, width // size, size, channels)
-    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // size, width // size, -1)
-
-
-def _from_patches(patches: Hidden, size: int) -> Images:
-    batch, rows, columns, _ = patches.shape
-    squares = patches.reshape(batch, rows, columns, size, size, -1)
-    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * size, columns * size, -1)

@@ -13,6 +13,7 @@ from jaxgen.errors import UsageError, unknown
 from jaxgen.metrics import AnyArray
 from jaxgen.models.convolution import convolve_padded
 from jaxgen.models.layers import activation_function, check_sizes, kernel_init
+from jaxgen.models.pixels import from_patches, to_patches
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 
@@ -214,7 +215,7 @@ class ConvolutionalVAE(VAE):
         if any(size % factor for size in self.image_shape[:2]):
             raise UsageError(
                 f"images of {self.image_shape[0]} x {self.image_shape[1]} can't be halved {len(self.channels)} times: "
-                f"use fewer channels, or sizes that are multiples of {factor}"
+                f"give fewer stages (channels), or images (--image-size) whose sides are multiples of {factor}"
             )
 
     def setup(self) -> None:
@@ -269,7 +270,7 @@ class _ConvolutionalEncoder(nn.Module):
         hidden = images
         for stage, features in enumerate(self.channels):
             hidden = activate(hidden) if stage else hidden
-            hidden = _Convolution(features, name=f"down_{stage}")(_to_depth(hidden))
+            hidden = _Convolution(features, name=f"down_{stage}")(to_patches(hidden))
             for block in range(self.blocks):
                 hidden = _Block(self.activation, name=f"block_{stage}_{block}")(hidden)
         flat = activate(hidden).reshape(hidden.shape[0], -1)
@@ -300,19 +301,5 @@ class _ConvolutionalDecoder(nn.Module):
             for block in range(self.blocks):
                 hidden = _Block(self.activation, name=f"block_{stage}_{block}")(hidden)
             hidden = _Convolution(4 * below[stage], name=f"up_{stage}")(activate(hidden))
-            hidden = _from_depth(hidden)
+            hidden = from_patches(hidden)
         return hidden
-
-
-def _to_depth(images: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows columns deep"]:
-    """Lays each 2 x 2 pixels on top of each other."""
-    batch, height, width, channels = images.shape
-    squares = images.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-    return squares.reshape(batch, height // 2, width // 2, 4 * channels)
-
-
-def _from_depth(deep: Float[Array, "batch rows columns deep"]) -> Float[Array, "batch height width channels"]:
-    """Undoes `_to_depth`."""
-    batch, rows, columns, channels = deep.shape
-    squares = deep.reshape(batch, rows, columns, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
-    return squares.reshape(batch, 2 * rows, 2 * columns, channels // 4)

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int32, Key, Shaped
 
 from jaxgen.data.tokenizers import digest
@@ -100,6 +101,18 @@ def signed_pixels(images: Shaped[AnyArray, "..."]) -> Float[Array, "..."]:
     """Maps bytes to floats from -1 to 1; what are floats already is left alone."""
     values = jnp.asarray(images, jnp.float32)
     return values / 127.5 - 1 if images.dtype == jnp.uint8 else values
+
+
+def pixel_rngs(rng: Key[Array, ""], images: Shaped[AnyArray, "batch ..."]) -> Key[Array, " batch"]:
+    """Makes each image's key of its own pixels: the same whatever stands beside it, in each evaluation."""
+    images = jnp.asarray(images)
+    words = images.astype(jnp.uint32)
+    if images.dtype != jnp.uint8:
+        words = jax.lax.bitcast_convert_type(images.astype(jnp.float32), jnp.uint32)
+    words = words.reshape(images.shape[0], -1)
+    # A sum whose weights are powers of an odd number modulo 2**32 (of Knuth's generator): each place counts.
+    powers = np.multiply.accumulate(np.full(words.shape[1], 1664525, np.uint32))
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, (words * powers).sum(axis=1))
 
 
 def read_text(

@@ -1,5 +1,6 @@
 """Diffusion: a net learns to tell noise from image in mixtures of both, and images are made from noise by it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from jaxgen.noise_schedules import (
     levels,
     make_target,
 )
-from jaxgen.tasks.base import apply_model, check_arrays, init_model, signed_pixels
+from jaxgen.tasks.base import apply_model, check_arrays, init_model, pixel_rngs, signed_pixels
 from jaxgen.train.context import Batch, Context, Outputs, Params
 
 # What each example's key is folded with.
@@ -74,6 +75,7 @@ class Diffusion:
             raise UsageError(
                 f"guidance {self.guidance} needs a net that also learns without labels: give it a label_dropout"
             )
+        _check_guidance(self.guidance)
         if self.sampling_steps < 1:
             raise UsageError(f"sampling_steps must be at least 1, not {self.sampling_steps}")
 
@@ -116,7 +118,8 @@ class Diffusion:
     ) -> tuple[dict[str, Mean], Outputs]:
         """Gives the mean squared error over all elements of the target; each example draws its own time and noise."""
         images = signed_pixels(batch["image"])
-        rngs = context.example_rngs()
+        # In evaluation each image has its own time and noise, so that figures of different states and runs compare.
+        rngs = context.example_rngs() if context.train else pixel_rngs(jax.random.key(0), batch["image"])
         times = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _TIME)))(rngs)
         noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, _NOISE), images.shape[1:]))(
             rngs
@@ -185,6 +188,7 @@ class Diffusion:
         if labels is None:
             raise UsageError(f"the net makes images of {self.num_classes} classes: say which")
         guidance = self.guidance if guidance is None else guidance
+        _check_guidance(guidance)
         if guidance != 1 and not self.label_dropout:
             raise UsageError("the net was trained with labels alone: it can't be guided")
         none = jnp.full_like(labels, self.num_classes)
@@ -200,3 +204,8 @@ class Diffusion:
             return guided(conditional, unconditional, guidance)
 
         return predict
+
+
+def _check_guidance(guidance: float) -> None:
+    if not math.isfinite(guidance):
+        raise UsageError(f"guidance is {guidance}; it must be a number")

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int32, Integer, Key, Shaped
 
@@ -15,7 +14,7 @@ from jaxgen.likelihoods import bernoulli_log_likelihood, divergence_from_prior, 
 from jaxgen.metrics import AnyArray, Mean, Metric
 from jaxgen.models.layers import hashed_bits
 from jaxgen.models.vae import VAE, Decoded, Posterior
-from jaxgen.tasks.base import check_arrays, init_model
+from jaxgen.tasks.base import check_arrays, init_model, pixel_rngs
 from jaxgen.train.context import Batch, Context, Outputs, Params, Term
 
 Images = Float[Array, "batch height width channels"]
@@ -61,12 +60,14 @@ class Variational:
         warmup_steps: over which that weight rises linearly from 0 in training (Sønderby et al. 2016, section 2.3).
         free_bits: nats of divergence, of each latent of each example, that cost nothing in training (Kingma et al.
             2016, section 8; they take the mean over a batch, which doesn't split into microbatches).
+        class_names: names of the classes; numbers when empty.
     """
 
     model: VAE
     beta: float = 1.0
     warmup_steps: int = 0
     free_bits: float = 0.0
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses what can't be meant, before anything is computed."""
@@ -127,7 +128,7 @@ class Variational:
         beta and free bits), `negative_bound`, their sum; and `active_units`, the share of latents that are used.
         """
         weights = batch.get("weight")
-        rngs = context.example_rngs() if context.train else self._fixed_rngs(jax.random.key(0), batch)
+        rngs = context.example_rngs() if context.train else pixel_rngs(jax.random.key(0), batch["image"])
         values, labels = self._values(rngs, batch["image"]), self._labels(batch)
         posterior = self._apply(params, model_state, "encode", values, labels)
         noise = _normal(rngs, self.model.num_latents)
@@ -170,9 +171,9 @@ class Variational:
         """
         if num_samples < 1:
             raise UsageError(f"num_samples is {num_samples}; a bound needs at least 1")
-        values = self._values(self._fixed_rngs(jax.random.key(0), batch), batch["image"])
+        values = self._values(pixel_rngs(jax.random.key(0), batch["image"]), batch["image"])
         labels = self._labels(batch)
-        rngs = self._fixed_rngs(rng, batch)
+        rngs = pixel_rngs(rng, batch["image"])
         posterior = self._apply(params, model_state, "encode", values, labels)
         size = max(1, min(num_samples, _DECODED_PIXELS // max(1, values.size)))
 
@@ -257,17 +258,6 @@ class Variational:
         if self.model.likelihood == "gaussian":
             return jnp.clip(decoded.outputs, 0, 1)
         return jax.nn.sigmoid(decoded.outputs)
-
-    def _fixed_rngs(self, rng: Key[Array, ""], batch: Batch) -> Key[Array, " batch"]:
-        """Makes each image's key of its own pixels: the same whatever stands beside it."""
-        images = jnp.asarray(batch["image"])
-        words = images.astype(jnp.uint32)
-        if images.dtype != jnp.uint8:
-            words = jax.lax.bitcast_convert_type(images.astype(jnp.float32), jnp.uint32)
-        words = words.reshape(images.shape[0], -1)
-        # A sum whose weights are powers of an odd number modulo 2**32 (of Knuth's generator): each place counts.
-        powers = np.multiply.accumulate(np.full(words.shape[1], 1664525, np.uint32))
-        return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, (words * powers).sum(axis=1))
 
 
 def _sample(posterior: Posterior, noise: Float[Array, "batch latents"]) -> Float[Array, "batch latents"]:

@@ -103,7 +103,7 @@ def test_classes_reach_encoder_and_decoder():
         (lambda: DenseVAE((8, 8, 1), 3, -1), "num_classes is -1"),
         (lambda: DenseVAE((8, 8, 1), 3, likelihood="poisson"), "poisson"),
         (lambda: DenseVAE((8, 8, 1), 3, activation="gated"), "gated"),
-        (lambda: ConvolutionalVAE((28, 30, 1), 3), "28 x 30 can't be halved 2 times: use fewer channels"),
+        (lambda: ConvolutionalVAE((28, 30, 1), 3), "28 x 30 can't be halved 2 times: give fewer stages"),
         (lambda: ConvolutionalVAE((8, 8, 1), 3, blocks=-1), "blocks is -1"),
     ],
 )
