@@ -20,6 +20,7 @@ from rich.table import Table
 from benchmarks.contest import Worker, machine, standings, take_turns
 from benchmarks.generative_workers import BATCH_SIZES, CONTENDERS, SAMPLING_STEPS
 from jaxgen.data import load
+from jaxgen.models import UNet
 
 Job = Literal["dcgan", "vae", "unet", "sampling"]
 
@@ -61,6 +62,8 @@ def main(
         np.savez(data, **load("mnist", "train", data_dir=data_dir).arrays())
         for job in jobs:
             console.print(compare(job, data, rounds))
+    flops = UNet(num_classes=10).flops((28, 28, 1))
+    console.print(f"the U-Net: {flops / 1e6:.0f} MFLOP an image forwards", highlight=False)
 
 
 if __name__ == "__main__":
