@@ -37,8 +37,8 @@ class Points(nn.Module):
         if self.num_classes:
             told.append(jax.nn.one_hot(labels, self.num_classes + 1))
         places = inputs.reshape(-1, 2)
-        waves = jnp.concatenate([jnp.sin(scale * places) for scale in (3.0, 6.0, 12.0)], axis=-1)
-        hidden = jnp.concatenate([places, waves, *told], axis=-1)
+        scaled = jnp.concatenate([scale * places for scale in (1.0, 2.0, 4.0, 8.0, 16.0)], axis=-1)
+        hidden = jnp.concatenate([places, jnp.sin(scaled), jnp.cos(scaled), *told], axis=-1)
         for _ in range(3):
             hidden = nn.silu(nn.Dense(self.width)(hidden))
         return nn.Dense(2)(hidden).reshape(inputs.shape)
@@ -230,8 +230,8 @@ def spiral(size, rng):
     return {"image": images.reshape(size, *POINT)}
 
 
-def trained(task, data, steps=2000):
-    optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, steps))
+def trained(task, data, steps=2000, learning_rate=4e-3):
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
     result = fit(
         task,
         data,
@@ -256,8 +256,13 @@ def sampled(task, params, size, labels=None, **options):
     [("v", "cosine", "ancestral"), ("epsilon", "linear", "ddim")],
 )
 def test_a_ring_of_modes_is_covered(target, schedule, sampler):
-    task = task_of_points(num_classes=8, target=target, schedule=schedule, sampler=sampler, label_dropout=0.5)
-    params = trained(task, ring(8000, np.random.default_rng(0)))
+    """Distances and deviations, where the data's own deviation is 0.04, and that of 200 steps without error 0.032.
+
+    Of points around the whole circle 0.56 are as near to a mode as is asked for here, with a deviation of 0.069.
+    """
+    options = {"target": target, "schedule": schedule, "sampler": sampler, "sampling_steps": 200}
+    task = task_of_points(num_classes=8, label_dropout=0.7, **options)
+    params = trained(task, ring(8000, np.random.default_rng(0)), steps=3000, learning_rate=8e-3)
     labels = np.arange(800, dtype=np.int32) % 8
     angles = np.arange(8) * np.pi / 4
     centres = 0.7 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
@@ -266,16 +271,19 @@ def test_a_ring_of_modes_is_covered(target, schedule, sampler):
     distances = np.linalg.norm(conditional[:, None] - centres, axis=-1)
     assert (distances.argmin(axis=1) == labels).mean() > 0.97
     offsets = conditional - centres[labels]
-    assert np.sqrt(np.median(offsets**2)) < 0.05
     assert np.abs(offsets.mean(axis=0)).max() < 0.02
+    assert 0.025 < np.std(offsets[np.linalg.norm(offsets, axis=1) < 0.16]) < 0.055
+    assert (np.linalg.norm(offsets, axis=1) < 0.16).mean() > 0.97
 
     # Without labels every mode has about its eighth.
     free = sampled(task, params, 1600, jnp.zeros(1600, jnp.int32), guidance=0.0)
     distances = np.linalg.norm(free[:, None] - centres, axis=-1)
-    shares = np.bincount(distances.argmin(axis=1), minlength=8) / 1600
+    nearest, near = distances.argmin(axis=1), distances.min(axis=1) < 0.16
+    shares = np.bincount(nearest, minlength=8) / 1600
     assert shares.min() > 0.06
     assert shares.max() < 0.20
-    assert (distances.min(axis=1) < 0.16).mean() > 0.75
+    assert near.mean() > 0.9
+    assert 0.025 < np.std((free - centres[nearest])[near]) < 0.055
 
 
 def test_a_spiral_is_followed_along_its_length():
