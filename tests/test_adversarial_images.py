@@ -157,12 +157,9 @@ def whole(data_dir, tmp_path_factory):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def test_a_run_goes_on_bit_for_bit(whole, data_dir, tmp_path, capsys):
+def test_a_run_goes_on_bit_for_bit(whole, data_dir, tmp_path):
     for steps in (3, 6):
         parted = run(EXPERIMENT, options(data_dir, tmp_path / "run", steps=steps))
-    # After 6 steps images hardly differ, and the run says so.
-    assert parted.result()["train/generator/diversity"] < 0.5
-    assert "the run ends collapsed" in capsys.readouterr().out
     found, expected = (jaxgen.SavedRun(d.path, data_dir=data_dir).state for d in (parted, whole))
     for a, b in zip(*(jax.tree.leaves(replace(s, rng=0)) for s in (found, expected)), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()

