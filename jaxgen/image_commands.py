@@ -153,10 +153,10 @@ def class_number(run: SavedRun, given: str | None) -> int | None:
     names = getattr(run.task, "class_names", ())
     if given in names:
         return list(names).index(given)
-    # A number that isn't among names that are numbers would be taken for another class.
-    if not given.isdecimal() or (names and all(name.isdecimal() for name in names)):
-        known = names or [f"0 to {num_classes - 1}"]
-        raise unknown("class", given, known)
+    if not given.isdecimal():
+        raise unknown("class", given, names or [f"0 to {num_classes - 1}"])
+    if names and all(name.isdecimal() for name in names):  # it would be taken for another class
+        raise UsageError(f"there is no class {given}: the run has classes {', '.join(names)}")
     if int(given) >= num_classes:
         raise UsageError(f"there is no class {given}: the run has classes 0 to {num_classes - 1}")
     return int(given)

@@ -56,7 +56,7 @@ class WordConfig(TrainConfig):
     buckets: int = 2_000_000
     """For fasttext: vectors that the n-grams are hashed into."""
     block_size: int | None = None
-    """Words of a block. By default 256; 384 for cbow, and 128 for fasttext, whose words share their n-grams."""
+    """Words of a block. By default 256; 512 for cbow, and 128 for fasttext, whose words share their n-grams."""
     epochs: int = 5
     """Length of the run, in passes over the corpus."""
     batch_size: int = 2
@@ -86,7 +86,7 @@ class WordConfig(TrainConfig):
                 )
         block_size = self.block_size
         if block_size is None:
-            block_size = {"cbow": 384, "fasttext": 128}.get(self.method, 256)
+            block_size = {"cbow": 512, "fasttext": 128}.get(self.method, 256)
         rate = self.learning_rate
         if rate is None:
             rate = 0.05 if self.method == "glove" else 0.025
@@ -111,11 +111,9 @@ class WordConfig(TrainConfig):
         ngrams = None
         if self.method == "fasttext":
             ngrams = NgramFormat(*self.ngrams, self.buckets)
-        # The products of skip-gram grow with the words and the negatives of a group, those of cbow hardly.
-        group_size = 32 if self.method == "cbow" else 16
-        return BlockFormat(
-            self.window, self.subsample, self.block_size, group_size, group_size, ngrams=ngrams
-        )
+        # The products of skip-gram grow with the words of a group, those of cbow hardly.
+        group_size, negatives = (32, 24) if self.method == "cbow" else (16, 16)
+        return BlockFormat(self.window, self.subsample, self.block_size, group_size, negatives, ngrams=ngrams)
 
 
 def load_words(config: WordConfig, data_dir: Path | None) -> dict[str, Source]:

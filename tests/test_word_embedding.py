@@ -299,12 +299,13 @@ def settled(path, **options):
 
 def test_options_reach_the_blocks(tmp_path):
     (tmp_path / "corpus.txt").write_text("A cat sat. The dog\nsat. A cat sat, too!\n" * 30)
-    for method, block, group in (("skipgram", 256, 16), ("cbow", 384, 32), ("fasttext", 128, 16)):
+    cases = (("skipgram", 256, 16, 16), ("cbow", 512, 32, 24), ("fasttext", 128, 16, 16))
+    for method, block, group, negatives in cases:
         reader = load_words(settled(tmp_path / "corpus.txt", method=method, window=3, seed=4), None)[
             "train"
         ].reader
         assert (reader.given.block_size, reader.given.group_size) == (block, group)
-        assert reader.given.negatives_per_group == group
+        assert reader.given.negatives_per_group == negatives
         assert (reader.given.window, reader.seed) == (3, 4)
         assert (reader.given.ngrams is None) == (method != "fasttext")
     assert set(reader.corpus.vocabulary.words) == {"A", "cat", "sat.", "The", "dog", "sat,", "too!"}
