@@ -112,7 +112,7 @@ class WordConfig(TrainConfig):
         if self.method == "fasttext":
             ngrams = NgramFormat(*self.ngrams, self.buckets)
         # The products of skip-gram grow with the words of a group, those of cbow hardly.
-        group_size, negatives = (32, 24) if self.method == "cbow" else (16, 16)
+        group_size, negatives = (32, 20) if self.method == "cbow" else (16, 16)
         return BlockFormat(self.window, self.subsample, self.block_size, group_size, negatives, ngrams=ngrams)
 
 

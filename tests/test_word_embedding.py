@@ -299,7 +299,7 @@ def settled(path, **options):
 
 def test_options_reach_the_blocks(tmp_path):
     (tmp_path / "corpus.txt").write_text("A cat sat. The dog\nsat. A cat sat, too!\n" * 30)
-    cases = (("skipgram", 256, 16, 16), ("cbow", 512, 32, 24), ("fasttext", 128, 16, 16))
+    cases = (("skipgram", 256, 16, 16), ("cbow", 512, 32, 20), ("fasttext", 128, 16, 16))
     for method, block, group, negatives in cases:
         reader = load_words(settled(tmp_path / "corpus.txt", method=method, window=3, seed=4), None)[
             "train"

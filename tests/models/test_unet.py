@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import UsageError
-from jaxgen.models import UNet, unet
+from jaxgen.models import UNet, pixels, unet
 
 SMALL = {"channels": (8, 16), "groups": 4, "heads": 2}
 
@@ -83,11 +83,11 @@ def test_convolution_keeps_the_size_as_flaxs_does():
 
 def test_patches_and_doubling_are_undone_and_exact():
     images = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
-    patches = unet._to_patches(images, 2)
+    patches = pixels.to_patches(images, 2)
     assert patches.shape == (2, 2, 3, 12)
     np.testing.assert_array_equal(patches[1, 0, 2].reshape(2, 2, 3), images[1, :2, 4:])
-    np.testing.assert_array_equal(unet._from_patches(patches, 2), images)
-    np.testing.assert_array_equal(unet._double(images), images.repeat(2, axis=1).repeat(2, axis=2))
+    np.testing.assert_array_equal(pixels.from_patches(patches, 2), images)
+    np.testing.assert_array_equal(pixels.doubled(images), images.repeat(2, axis=1).repeat(2, axis=2))
 
 
 def test_flops_are_those_written_down():
