@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 
 @dataclass
@@ -65,6 +66,14 @@ def standings(workers: list[Worker], rates: np.ndarray) -> Iterator[tuple[str, f
             float(np.median(rates[:, column])),
             float(np.median(rates[:, 0] / rates[:, column])),
         )
+
+
+def table_of_rates(title: str, unit: str, workers: list[Worker], rates: np.ndarray) -> Table:
+    """Lays out what `standings` gives."""
+    table = Table("", unit, "jaxgen / this", title=title)
+    for name, rate, ratio in standings(workers, rates):
+        table.add_row(name, f"{rate:,.0f}", f"{ratio:.2f}")
+    return table
 
 
 def machine(*others: str) -> str:

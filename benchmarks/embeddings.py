@@ -14,7 +14,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contest import Worker, machine, standings, take_turns
+from benchmarks.contest import Worker, machine, table_of_rates, take_turns
 from benchmarks.embedding_workers import DIM, UNIT, Training
 
 
@@ -24,12 +24,8 @@ def compare(method: str, data: Path, rounds: int, units: int) -> Table:
         Worker.start("benchmarks.embedding_workers", name, method, str(data)) for name in ("jaxgen", "gensim")
     ]
     rates = units * UNIT / take_turns(workers, units, rounds)
-    table = Table(
-        "", "words/s", "jaxgen / this", title=f"{method}, {rounds} rounds of {units * UNIT:,} words"
-    )
-    for name, rate, ratio in standings(workers, rates):
-        table.add_row(name, f"{rate:,.0f}", f"{ratio:.2f}")
-    return table
+    title = f"{method}, {rounds} rounds of {units * UNIT:,} words"
+    return table_of_rates(title, "words/s", workers, rates)
 
 
 def cost(method: str, data: Path) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contest import Worker, machine, standings, take_turns
+from benchmarks.contest import Worker, machine, table_of_rates, take_turns
 from benchmarks.generative_workers import BATCH_SIZES, CONTENDERS, SAMPLING_STEPS
 from jaxgen.data import load
 from jaxgen.models import UNet
@@ -35,12 +35,8 @@ def compare(job: Job, data: Path, rounds: int) -> Table:
     steps, batch_size = _STEPS[job], BATCH_SIZES[job]
     rates = steps * batch_size / take_turns(workers, steps, rounds)
     what = f"{SAMPLING_STEPS} steps with guidance" if job == "sampling" else f"{steps} steps"
-    table = Table(
-        "", "images/s", "jaxgen / this", title=f"{job}, batch {batch_size}, {rounds} rounds of {what}"
-    )
-    for name, rate, ratio in standings(workers, rates):
-        table.add_row(name, f"{rate:,.0f}", f"{ratio:.2f}")
-    return table
+    title = f"{job}, batch {batch_size}, {rounds} rounds of {what}"
+    return table_of_rates(title, "images/s", workers, rates)
 
 
 def main(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving import Work, jax_peak, jaxgen_training, serve, torch_peak
+from benchmarks.serving import Work, jax_peak, jaxgen_training, serve, slices, torch_peak
 
 PYTORCH = ("pytorch", "pytorch-channels_last", "pytorch-compiled", "pytorch-compiled-channels_last")
 CONTENDERS = {
@@ -95,12 +95,10 @@ def pytorch(job: str, data: dict[str, np.ndarray], *options: str) -> tuple[Work,
     if "channels_last" in options:
         images = images.contiguous(memory_format=torch.channels_last)
     step = _TORCH[job](options)
-    batch_size = BATCH_SIZES[job]
 
     def work(steps: int) -> None:
-        for index in range(steps):
-            start = index * batch_size % (len(labels) - batch_size)
-            step(images[start : start + batch_size], labels[start : start + batch_size])
+        for rows in slices(len(labels), BATCH_SIZES[job], steps):
+            step(images[rows], labels[rows])
 
     return work, torch_peak()
 

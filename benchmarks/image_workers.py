@@ -8,12 +8,11 @@ it has compiled; then it reads numbers of steps, a line each, takes them, and pr
 
 import os
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from benchmarks.serving import Work, jax_peak, jaxgen_training, serve, torch_peak
+from benchmarks.serving import Work, jax_peak, jaxgen_training, serve, slices, torch_peak
 
 BATCH_SIZES = {"fnn": 64, "cnn": 32}
 CONTENDERS = {
@@ -63,7 +62,7 @@ def pytorch(network: str, data: dict[str, np.ndarray], *options: str) -> tuple[W
     cross_entropy = nn.CrossEntropyLoss()
 
     def train(steps: int) -> None:
-        for rows in _slices(len(labels), BATCH_SIZES[network], steps):
+        for rows in slices(len(labels), BATCH_SIZES[network], steps):
             optimizer.zero_grad()
             cross_entropy(forward(images[rows]), labels[rows]).backward()
             optimizer.step()
@@ -95,12 +94,6 @@ def keras(network: str, data: dict[str, np.ndarray]) -> tuple[Work, float]:
         model.fit(images[:rows], labels[:rows], batch_size=batch_size, verbose=0)
 
     return train, float("nan")
-
-
-def _slices(examples: int, batch_size: int, steps: int) -> Iterator[slice]:
-    for step in range(steps):
-        start = step * batch_size % (examples - batch_size)
-        yield slice(start, start + batch_size)
 
 
 def main(contender: str, network: str, path: str) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 PEAK_SIZE = 2048
@@ -80,6 +80,13 @@ def jaxgen_training(
         jax.block_until_ready(state.params)
 
     return train
+
+
+def slices(examples: int, batch_size: int, steps: int) -> Iterator[slice]:
+    """Gives the rows of one batch after the other, round and round."""
+    for step in range(steps):
+        start = step * batch_size % (examples - batch_size)
+        yield slice(start, start + batch_size)
 
 
 def serve(make: Callable[[], tuple[Work, float]], warm_up: int) -> None:

@@ -40,8 +40,6 @@ class Config(TrainConfig):
     """How the learning rate changes: constant, cosine, linear, inverse_sqrt or piecewise."""
     warmup_steps: int = 100
     """Steps over which the learning rate rises from 0 to its peak."""
-    clip_norm: float | None = None
-    """Clip gradients to this global norm."""
     features: tuple[int, ...] = (128,)
     """Hidden channels of each layer."""
     kernel_size: int = 3

@@ -47,6 +47,11 @@ def shown(name: str | os.PathLike[str]) -> str:
     )
 
 
+def sizes(shape: Iterable[int]) -> str:
+    """Writes a shape as a message has it: 28 x 28 x 1."""
+    return " x ".join(map(str, shape))
+
+
 def shortened(text: str, length: int) -> str:
     """Gives a text on one line, of so many characters at most."""
     line = " ".join(text.split())

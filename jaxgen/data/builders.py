@@ -89,7 +89,7 @@ def known(name: str) -> bool:
 
 def _register() -> None:
     """Imports the embedded sets' builders, which registers them with tfds."""
-    from jaxgen.data import dates, docstrings, embedded, embedded_text, moving, number_words, symbols  # noqa: F401  # noqa: F401
+    from jaxgen.data import dates, docstrings, embedded, embedded_text, moving, number_words, symbols  # noqa: F401
 
 
 def find(name: str, directory: Path) -> Any:

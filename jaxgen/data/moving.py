@@ -189,19 +189,13 @@ def _shifts(
     return (jnp.arange(size)[:, None] == ends).astype(jnp.float32)
 
 
-def is_moving(name: str) -> bool:
-    """Tells whether this is the name of moving digits: `moving_digits`, and with what `moving_name` adds."""
-    return name.partition("/")[0] == MovingDigits.name
-
-
 def moving_name(digits: str, size: int, num_frames: int) -> str:
     """Names a set of moving digits as `load` knows it.
 
     Raises:
         UsageError: for unknown digits.
     """
-    if digits not in DIGITS:
-        raise unknown("set of digits", digits, DIGITS)
+    _check_digits(digits)
     return f"{MovingDigits.name}/{digits}/{size}/{num_frames}"
 
 
@@ -222,8 +216,7 @@ def load(name: str, split: str, data_dir: Path | str | None = None) -> Source:
     if found is None:
         raise UsageError(f"{name!r} is no set of moving digits: it looks like moving_digits/mnist/64/20")
     digits = found["digits"] or DIGITS[0]
-    if digits not in DIGITS:
-        raise unknown("set of digits", digits, DIGITS)
+    _check_digits(digits)
     size, num_frames = int(found["size"] or FRAME_SIZE), int(found["frames"] or NUM_FRAMES)
     check_frames(size, num_frames)
     builder = builders.prepared(f"{MovingDigits.name}/{digits}", data_dir, check=lambda *_: None)
@@ -233,6 +226,11 @@ def load(name: str, split: str, data_dir: Path | str | None = None) -> Source:
     places = fly(stored["start"], stored["velocity"], (room, room), num_frames)
     reader = MovingReader(stored["digits"], np.moveaxis(places, 0, 1).astype(np.uint8), size)
     return Source(name, split, reader, shape=(num_frames, size, size, 1), version=str(builder.version))
+
+
+def _check_digits(digits: str) -> None:
+    if digits not in DIGITS:
+        raise unknown("set of digits", digits, DIGITS)
 
 
 def check_frames(size: int, num_frames: int) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, UInt8
 
 from jaxgen.data.sources import from_arrays
-from jaxgen.errors import UsageError
+from jaxgen.errors import UsageError, sizes
 from jaxgen.saved_run import SavedRun
 from jaxgen.tasks import ImageClassification
 from jaxgen.tasks.base import infer
@@ -71,8 +71,8 @@ class Classifier:
         shape, wanted = (one.example["image"].shape[1:] for one in (self.run, run))
         if shape != wanted:
             raise UsageError(
-                f"the classifier {self.run.directory.path} knows images of {_size(shape)}, the run's are of "
-                f"{_size(wanted)}: train it with the run's --image-size and --image-channels"
+                f"the classifier {self.run.directory.path} knows images of {sizes(shape)}, the run's are of "
+                f"{sizes(wanted)}: train it with the run's --image-size and --image-channels"
             )
 
     def __call__(self, images: UInt8[np.ndarray, "images height width channels"]) -> Recognised:
@@ -131,7 +131,3 @@ def digest(tree: Any) -> str:
 def how_to_train(name: str) -> str:
     """Tells how to get a classifier of a data set."""
     return f"train one: python -m experiments.mnist_cnn --data {name} --workdir runs/classifier"
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

@@ -15,6 +15,7 @@ from jaxgen.metrics import AnyArray
 from jaxgen.models.cells import LSTM, Carry
 from jaxgen.models.convolution import convolve
 from jaxgen.models.layers import check_sizes, kernel_init
+from jaxgen.models.pixels import from_patches, to_patches
 
 Kernel = Float[Array, "height width channels features"]
 # A layer's inputs and states, time first.
@@ -191,17 +192,13 @@ class ConvLSTM(nn.Module):
 
     def _to_patches(self, frames: Frames) -> Patches:
         """Cuts frames into patches, time first."""
-        batch, time, height, width, channels = frames.shape
-        size = self.patch_size
-        squares = jnp.asarray(frames).reshape(
-            batch, time, height // size, size, width // size, size, channels
-        )
-        patches = squares.transpose(1, 0, 2, 4, 3, 5, 6)
-        return patches.reshape(time, batch, height // size, width // size, size * size * channels)
+        batch, time = frames.shape[:2]
+        images = jnp.asarray(frames).swapaxes(0, 1).reshape(time * batch, *self.frame_shape)
+        patches = to_patches(images, self.patch_size)
+        return patches.reshape(time, batch, *patches.shape[1:])
 
     def _from_patches(self, patches: Patches) -> Float[Array, "batch time height width channels"]:
         """Undoes `_to_patches`."""
-        time, batch, rows, columns, _ = patches.shape
-        size = self.patch_size
-        squares = patches.reshape(time, batch, rows, columns, size, size, -1).transpose(1, 0, 2, 4, 3, 5, 6)
-        return squares.reshape(batch, time, rows * size, columns * size, -1)
+        time, batch = patches.shape[:2]
+        images = from_patches(patches.reshape(time * batch, *patches.shape[2:]), self.patch_size)
+        return images.reshape(time, batch, *self.frame_shape).swapaxes(0, 1)

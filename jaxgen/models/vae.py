@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Shaped
 
-from jaxgen.errors import UsageError, unknown
+from jaxgen.errors import UsageError, sizes, unknown
 from jaxgen.metrics import AnyArray
 from jaxgen.models.convolution import convolve_padded
 from jaxgen.models.layers import activation_function, check_sizes, kernel_init
@@ -106,8 +106,7 @@ class VAE(nn.Module):
         """
         if images.shape[1:] != tuple(self.image_shape):
             raise UsageError(
-                f"the model takes images of {' x '.join(map(str, self.image_shape))}, not "
-                f"{' x '.join(map(str, images.shape[1:]))}"
+                f"the model takes images of {sizes(self.image_shape)}, not {sizes(images.shape[1:])}"
             )
         features = self.encoder(jnp.asarray(images, jnp.float32), self._classes(labels))
         mean, log_variance = jnp.split(self.posterior(features), 2, axis=-1)

@@ -20,7 +20,7 @@ from jaxgen.adversarial_losses import (
     squared_norms,
 )
 from jaxgen.augment import DifferentiableAugmentation
-from jaxgen.errors import UsageError, unknown
+from jaxgen.errors import UsageError, sizes, unknown
 from jaxgen.metrics import Mean
 from jaxgen.optim import OptimizerConfig
 from jaxgen.tasks.base import apply_model, check_arrays, init_model, signed_pixels
@@ -159,9 +159,7 @@ class AdversarialImages:
         """
         example = check_arrays(source, ("image", "label") if self.num_classes else ("image",))
         if example["image"].shape != self.image_shape:
-            theirs, ours = (
-                " x ".join(map(str, shape)) for shape in (example["image"].shape, self.image_shape)
-            )
+            theirs, ours = sizes(example["image"].shape), sizes(self.image_shape)
             raise UsageError(f"{source.name} has images of {theirs}, but the generator makes {ours}")
         if self.num_classes and source.num_classes != self.num_classes:
             raise UsageError(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Key
 
 from jaxgen import losses
-from jaxgen.errors import UsageError, unknown
+from jaxgen.errors import UsageError, sizes, unknown
 from jaxgen.generate.diffusion import SAMPLERS, guided, sample
 from jaxgen.metrics import Mean
 from jaxgen.noise_schedules import (
@@ -100,8 +100,8 @@ class Diffusion:
         """
         example = check_arrays(source, ("image", "label") if self.num_classes else ("image",))
         if example["image"].shape != self.image_shape:
-            sizes = (" x ".join(map(str, shape)) for shape in (example["image"].shape, self.image_shape))
-            raise UsageError("the images of {} are {}, but the task's are {}".format(source.name, *sizes))
+            theirs, ours = sizes(example["image"].shape), sizes(self.image_shape)
+            raise UsageError(f"the images of {source.name} are {theirs}, but the task's are {ours}")
         if self.num_classes and source.num_classes > self.num_classes:
             raise UsageError(
                 f"{source.name} has {source.num_classes} classes, but the net {self.num_classes}"

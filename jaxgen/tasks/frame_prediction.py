@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped, UInt8
 
-from jaxgen.errors import UsageError
+from jaxgen.errors import UsageError, sizes
 from jaxgen.likelihoods import bernoulli_log_likelihood
 from jaxgen.metrics import AnyArray, Mean, Metric, calibrated_cross_entropy
 from jaxgen.models.conv_lstm import ConvLSTM
@@ -58,8 +58,8 @@ class FramePrediction:
         found = check_arrays(source, ("video",))["video"].shape
         if tuple(found[1:]) != tuple(self.model.frame_shape):
             raise UsageError(
-                f"{source.name} has frames of {_written(found[1:])}, the model is for "
-                f"{_written(self.model.frame_shape)}"
+                f"{source.name} has frames of {sizes(found[1:])}, the model is for "
+                f"{sizes(self.model.frame_shape)}"
             )
         if found[0] <= self.given:
             raise UsageError(
@@ -179,7 +179,3 @@ def _of_copying(
         f"{prefix}copying_loss": calibrated_cross_entropy(copied, truth, mse.count, weights),
         f"{prefix}copying_mse": mse,
     }
-
-
-def _written(sizes: Any) -> str:
-    return " x ".join(map(str, sizes))

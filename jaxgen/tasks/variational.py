@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int32, Integer, Key, Shaped
 
-from jaxgen.errors import UsageError
+from jaxgen.errors import UsageError, sizes
 from jaxgen.likelihoods import bernoulli_log_likelihood, divergence_from_prior, gaussian_log_likelihood
 from jaxgen.metrics import AnyArray, Mean, Metric
 from jaxgen.models.layers import hashed_bits
@@ -105,10 +105,7 @@ class Variational:
         example = check_arrays(source, ("image", "label") if self.num_classes else ("image",))
         found, wanted = tuple(example["image"].shape), self.image_shape
         if found != wanted:
-            raise UsageError(
-                f"{source.name} has images of {' x '.join(map(str, found))}, the model is for "
-                f"{' x '.join(map(str, wanted))}"
-            )
+            raise UsageError(f"{source.name} has images of {sizes(found)}, the model is for {sizes(wanted)}")
         if self.num_classes and source.num_classes > self.num_classes:
             raise UsageError(
                 f"{source.name} has {source.num_classes} classes, but the model knows {self.num_classes}: "

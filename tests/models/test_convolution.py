@@ -87,6 +87,16 @@ def plain_convolution(inputs, kernel):
 
 
 # Few channels; a kernel that isn't 3 x 3; 3 x 3 with an output too small for tiles, even, odd, and in between.
+def assert_same_with_gradients(ours, theirs, inputs, kernel, of_value, of_gradients):
+    """Compares two convolutions in value and in both gradients, within these tolerances."""
+    value, pull = jax.vjp(ours, inputs, kernel)
+    expected, expected_pull = jax.vjp(theirs, inputs, kernel)
+    np.testing.assert_allclose(value, expected, **of_value)
+    cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
+    for found, wanted in zip(pull(cotangent), expected_pull(cotangent), strict=True):
+        np.testing.assert_allclose(found, wanted, **of_gradients)
+
+
 @pytest.mark.parametrize(
     ("image_size", "kernel_size", "channels"),
     [
@@ -100,12 +110,8 @@ def plain_convolution(inputs, kernel):
 )
 def test_convolution_is_xlas_in_value_and_gradient(image_size, kernel_size, channels):
     inputs, kernel = convolution_case(image_size, kernel_size, channels)
-    value, pull = jax.vjp(convolve, inputs, kernel)
-    expected, expected_pull = jax.vjp(plain_convolution, inputs, kernel)
-    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=5e-5)
-    cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
-    for ours, theirs in zip(pull(cotangent), expected_pull(cotangent), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-5)
+    close = {"rtol": 1e-5, "atol": 5e-5}
+    assert_same_with_gradients(convolve, plain_convolution, inputs, kernel, close, close)
 
 
 @pytest.mark.parametrize("batch", [0, 1])
@@ -251,12 +257,8 @@ def test_padded_convolution_has_the_gradients_of_its_whole_batch(shape, stride):
         by_inputs = jax.grad(lambda inputs: jnp.sin(function(inputs, kernel)).sum())(inputs)
         return (by_inputs**2).mean()
 
-    value, pull = jax.vjp(ours, inputs, kernel)
-    expected, expected_pull = jax.vjp(theirs, inputs, kernel)
-    np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-4)
-    cotangent = jnp.asarray(RNG.normal(size=value.shape), jnp.float32)
-    for found, wanted in zip(pull(cotangent), expected_pull(cotangent), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    of_value, of_gradients = {"rtol": 1e-4, "atol": 1e-4}, {"rtol": 1e-3, "atol": 1e-3}
+    assert_same_with_gradients(ours, theirs, inputs, kernel, of_value, of_gradients)
     seconds = (jax.grad(slope, argnums=(1, 2))(each, inputs, kernel) for each in (ours, theirs))
     for found, wanted in zip(*seconds, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-5)
